@@ -1,0 +1,63 @@
+# Everything goes through .venv, which is made here. To use another interpreter: make PYTHON=python3.12 test
+PYTHON  ?= python3
+THREADS ?= 2
+ARGS    ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+
+# One cap for every library that starts threads of its own; otherwise each takes all cores.
+CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format wheel clean distclean
+
+help:
+	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
+	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, THREADS=$(THREADS) caps threads)'
+	@echo 'make lint       ruff, mypy --strict and the layer contracts'
+	@echo 'make format     let ruff format and fix what it can'
+	@echo 'make wheel      build dist/*.whl'
+	@echo 'make clean      remove builds, caches and the demo; make distclean also removes $(VENV)'
+	@echo 'The first of them makes $(VENV) with $(PYTHON) (PYTHON=... chooses another) and installs into it.'
+
+# The stamp is renewed only when what is installed may have changed; sources are installed in place (-e).
+$(VENV)/.stamp: pyproject.toml setup.cfg
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo 'There is no "$(PYTHON)" here; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "cascade_kp needs Python 3.11 or newer, but $(PYTHON) is %s; name another: make PYTHON=python3.12" % v)'
+	@echo 'Installing cascade_kp and its tools into $(VENV) (PyTorch is large: this can take minutes) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.stamp
+	@$(BIN)/python docs/examples/astronaut.py demo/input/astronaut.png
+	@$(BIN)/cascade-kp predict demo/input/astronaut.png --format json --draw demo > demo/astronaut.json \
+	    || { rm -f demo/astronaut.json; exit 1; }
+	@test -s demo/astronaut.png || { echo 'demo/astronaut.png was not drawn' >&2; exit 1; }
+	@echo 'The picture: demo/astronaut.png; the numbers: demo/astronaut.json'
+
+test: $(VENV)/.stamp
+	$(CAPPED) $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.stamp
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+# Without isolation: the build tools are in .venv already.
+wheel: $(VENV)/.stamp
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation --quiet
+
+clean:
+	rm -rf build dist demo *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

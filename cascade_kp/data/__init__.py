@@ -1,0 +1,1 @@
+"""Data sets: reading their trees, and making training examples of what they hold."""

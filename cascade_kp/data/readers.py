@@ -1,0 +1,397 @@
+"""Readers of annotated data sets: files in, :class:`~cascade_kp.structures.Sample` out.
+
+Annotations are read at once, so that a broken file shows before the first epoch and not in it; pictures
+are decoded when a sample is asked for. Nothing is skipped in silence: a broken file is an error that names
+file and line, or, with ``skip_bad``, an entry of :attr:`Samples.skipped` and a warning in the log.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+from PIL import Image
+
+from cascade_kp import formats
+from cascade_kp.errors import DataError, InputError
+from cascade_kp.images import read_image
+from cascade_kp.schemes import Scheme, load_scheme
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from cascade_kp.structures import Sample
+
+__all__ = ["Samples", "read_300w", "read_split", "write_sample"]
+
+_log = logging.getLogger(__name__)
+
+_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+# The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
+_FACE_NUMBER = re.compile(r"_\d+$")
+
+
+class _Entry(NamedTuple):
+    """One annotated face."""
+
+    name: str  # the annotation's path below the root, without suffix, with "/": what split lists hold
+    picture_name: str  # the picture's, likewise
+    picture: Path
+    subset: str
+    keypoints: NDArray[np.float32]
+
+
+class Samples(Sequence["Sample"]):
+    """Annotated faces in a fixed order; a picture is decoded when its sample is asked for.
+
+    ``samples[i]`` is a ``Sample``, a slice is ``Samples`` again. A picture of several faces gives one
+    sample per face.
+
+    Attributes:
+        root: The folder that ``names`` and ``subsets`` are relative to.
+        scheme: The scheme of the keypoints.
+        skipped: What ``skip_bad`` left out, each as ``file:line: reason``.
+    """
+
+    def __init__(
+        self, root: Path, scheme: Scheme, entries: Iterable[_Entry], skipped: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        self.root = root
+        self.scheme = scheme
+        self._entries = tuple(entries)
+        self._skipped = tuple(skipped)  # the name, and why
+        self.skipped: tuple[str, ...] = tuple(reason for _, reason in self._skipped)
+
+    def __len__(self) -> int:
+        """The number of faces."""
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Samples: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Samples:
+        """One face with its picture, or a part of the faces.
+
+        Args:
+            index: A position (negative from the end), or a slice.
+
+        Returns:
+            The sample: image (H, W, 3) uint8 RGB; keypoints (K, 2) float32 px, continuous frame of the
+            upright picture, NaN where not labelled; box (4,) float32 xyxy px, the tight box of the
+            labelled keypoints; path; subset. For a slice, its samples.
+
+        Raises:
+            ImageError: The picture cannot be decoded.
+            IndexError: There is no such position.
+        """
+        if isinstance(index, slice):
+            return Samples(self.root, self.scheme, self._entries[index], self._skipped)
+        entry = self._entries[index]
+        return {
+            "image": read_image(entry.picture),
+            "keypoints": entry.keypoints.copy(),
+            "box": _tight_boxes(entry.keypoints[np.newaxis])[0],
+            "path": str(entry.picture),
+            "subset": entry.subset,
+        }
+
+    def __repr__(self) -> str:
+        """What, how many and from where."""
+        return f"Samples({len(self)} faces of {self.scheme.name!r} in {self.root}, {len(self.skipped)} files skipped)"
+
+    @property
+    def keypoints(self) -> NDArray[np.float32]:
+        """(N, K, 2) px in the continuous frame of each picture; NaN where not labelled."""
+        if not self._entries:
+            return np.empty((0, len(self.scheme), 2), np.float32)
+        return np.stack([entry.keypoints for entry in self._entries])
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """(N, 4) xyxy px, the tight box of the labelled keypoints of each face."""
+        return _tight_boxes(self.keypoints)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """N paths of the pictures; that of a picture with several faces comes once per face."""
+        return tuple(str(entry.picture) for entry in self._entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """N names for split lists: each annotation's path below the root, without suffix, with ``/``."""
+        return tuple(entry.name for entry in self._entries)
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """N folders below the root, with ``/``; ``.`` for the root itself."""
+        return tuple(entry.subset for entry in self._entries)
+
+    def select(self, indices: Iterable[int] | NDArray[np.integer]) -> Samples:
+        """The faces at some positions, in the order given.
+
+        Args:
+            indices: Positions from 0 to N - 1; a mask of N booleans is refused, as its 0 and 1 would be
+                taken for positions.
+
+        Returns:
+            The samples; ``skipped`` stays that of the whole.
+
+        Raises:
+            InputError: A position is no whole number or out of range.
+        """
+        chosen = np.asarray(list(indices))
+        if chosen.size and (not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim != 1):
+            raise InputError(f"indices must be a list of whole numbers, got {chosen.dtype} of shape {chosen.shape}")
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise InputError(f"indices must be from 0 to {len(self) - 1}, got {chosen.min()} to {chosen.max()}")
+        return Samples(self.root, self.scheme, [self._entries[int(i)] for i in chosen], self._skipped)
+
+    def split(self, names: Iterable[str]) -> Samples:
+        """The faces of a split list, in the list's order.
+
+        Args:
+            names: Paths below the root without suffix, with ``/``: of an annotation, or of a picture,
+                which stands for all its faces. :func:`read_split` reads them from a file.
+
+        Returns:
+            The samples. A name whose file ``skip_bad`` left out is left out here as well, with a warning.
+
+        Raises:
+            DataError: A name is unknown, or gives a face a second time.
+        """
+        places: dict[str, list[int]] = {}
+        for i, entry in enumerate(self._entries):
+            places.setdefault(entry.picture_name, []).append(i)
+        # An annotation's own name goes first: X.pts may lie beside X_2.pts, of the same X.jpg.
+        places |= {entry.name: [i] for i, entry in enumerate(self._entries)}
+        left_out = {name for name, _ in self._skipped}
+        chosen: dict[int, str] = {}  # ordered, and knows which name asked for a face
+        absent = []
+        for name in names:
+            if name not in places and name in left_out:
+                absent.append(name)
+                continue
+            if name not in places:
+                close = difflib.get_close_matches(name, places, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise DataError(f"{self.root}: the split names {name!r}, but no annotation there has that name{hint}")
+            for i in places[name]:
+                if i in chosen:
+                    raise DataError(f"{self.root}: the split gives the face {self._entries[i].name!r} twice")
+                chosen[i] = name
+        if absent:
+            _log.warning("%s: %d names of the split were skipped as bad, such as %r", self.root, len(absent), absent[0])
+        return self.select(chosen)
+
+
+def read_300w(
+    root: str | os.PathLike[str], *, skip_bad: bool = False, scheme: str | Path | Scheme = "ibug68"
+) -> Samples:
+    """Read a tree of pictures with ``.pts`` files beside them, such as 300-W as released.
+
+    Every ``.pts`` below ``root`` (at any depth, links followed) is a face; its picture lies in the same
+    folder and has the same stem and a suffix among jpg, jpeg, png, bmp in any case. Several faces of
+    ``photo.jpg`` are ``photo_1.pts``, ``photo_2.pts``: a trailing ``_<number>`` is dropped where no
+    picture has the exact stem. Hidden files and ``__MACOSX`` folders, which some archives bring, are no
+    annotations. The order is natural (``a_2`` before ``a_10``) and the same on every machine.
+
+    Args:
+        root: The folder: the whole release (``afw``, ``helen/trainset``, ``lfpw/testset``, ``ibug``,
+            ``300W/01_Indoor``, ...), or any part of it.
+        skip_bad: Leave out what is broken, list it in ``skipped`` and log a warning, instead of raising;
+            pictures are then opened (their headers read) to see whether they can be.
+        scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
+
+    Returns:
+        The samples.
+
+    Raises:
+        DataError: The folder is missing or holds no usable face; or, without ``skip_bad``, a file is
+            broken, has another number of points than the scheme, or has no picture. The message names
+            file and line.
+        SchemeError: The scheme is unknown.
+
+    Source: Sagonas et al., 300 Faces in-the-Wild Challenge, ICCVW 2013.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: expected a folder with .pts files, got {'a file' if folder.exists() else 'nothing'}"
+        )
+    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    entries: list[_Entry] = []
+    skipped: list[tuple[str, str]] = []
+    for annotation, pictures in _annotations(folder):
+        try:
+            entry = _read_entry(folder, annotation, pictures, known)
+            if skip_bad:
+                _check_picture(entry.picture)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped.append((_name(folder, annotation), str(error)))
+        else:
+            entries.append(entry)
+    if skipped:
+        _log.warning(
+            "%s: skipped %d of %d annotations, such as %s",
+            folder,
+            len(skipped),
+            len(skipped) + len(entries),
+            skipped[0][1],
+        )
+    if not entries:
+        why = f"all {len(skipped)} are broken, such as {skipped[0][1]}" if skipped else "found no .pts file"
+        raise DataError(f"{folder}: expected at least one annotated face, but {why}")
+    return Samples(folder, known, entries, skipped)
+
+
+def read_split(path: str | os.PathLike[str]) -> list[str]:
+    """Read a split list: one name per line, as in :attr:`Samples.names`.
+
+    Args:
+        path: The file, UTF-8; blank lines and lines that start with ``#`` are skipped.
+
+    Returns:
+        The names in the file's order.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or holds a name twice; the message names the line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{os.fspath(path)}:1: cannot read the split list: {error}") from error
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        if name in seen:
+            raise DataError(
+                f"{os.fspath(path)}:{number}: expected every name once, got {name!r} as in line {seen[name]}"
+            )
+        seen[name] = number
+    if not seen:
+        raise DataError(f"{os.fspath(path)}:1: expected one name per line, got none")
+    return list(seen)
+
+
+def write_sample(
+    folder: str | os.PathLike[str], stem: str, image: NDArray[np.uint8], points: ArrayLike
+) -> tuple[Path, Path]:
+    """Write a face as :func:`read_300w` reads it: ``<stem>.png``, lossless, and ``<stem>.pts`` beside it.
+
+    Args:
+        folder: Where; made if missing.
+        stem: The files' name without suffix.
+        image: (H, W, 3) uint8 RGB.
+        points: (K, 2) px, continuous frame of the image; NaN where not labelled.
+
+    Returns:
+        The paths of the picture and of the annotation.
+
+    Raises:
+        InputError: The stem is no plain file name, the image is not (H, W, 3) uint8, or the points
+            cannot be written.
+    """
+    if not stem or stem != Path(stem).name or stem.startswith("."):
+        raise InputError(f"stem must be a plain file name without folders, not hidden, got {stem!r}")
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError(f"image must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
+    formats.format_pts(points)  # refuses what cannot be written before anything is
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    picture, annotation = target / f"{stem}.png", target / f"{stem}.pts"
+    # The picture first: an annotation without picture is an error to the reader, a lone picture is not.
+    temporary = target / f".{stem}.{secrets.token_hex(4)}.tmp"
+    try:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
+        temporary.replace(picture)
+    finally:
+        temporary.unlink(missing_ok=True)
+    formats.write_pts(annotation, points)
+    return picture, annotation
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """A sort key that counts: "a_2" before "a_10"."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _annotations(root: Path) -> list[tuple[Path, dict[str, list[Path]]]]:
+    """Every .pts below root in natural order, each with its folder's pictures by stem."""
+    found: list[tuple[Path, dict[str, list[Path]]]] = []
+    visited: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        # A link to a folder above would be walked forever.
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != "__MACOSX")
+        paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+        pictures: dict[str, list[Path]] = {}
+        for path in paths:
+            if path.suffix.lower() in _PICTURES:
+                pictures.setdefault(path.stem, []).append(path)
+        found += [(path, pictures) for path in paths if path.suffix.lower() == ".pts"]
+    # The parts one by one, so that "/" does not take part in the order; the text itself breaks ties ("01", "1").
+    return sorted(
+        found, key=lambda item: ([_natural(part) for part in item[0].relative_to(root).parts], item[0].as_posix())
+    )
+
+
+def _read_entry(root: Path, annotation: Path, pictures: dict[str, list[Path]], scheme: Scheme) -> _Entry:
+    """The face of one .pts file, or the reason why there is none."""
+    points = formats.read_pts(annotation)
+    if len(points) != len(scheme):
+        raise DataError(
+            f"{annotation}:1: expected {len(scheme)} points, as scheme {scheme.name!r} has, got {len(points)}"
+        )
+    labelled = points[~np.isnan(points).any(axis=1)]
+    if not len(labelled) or (len(scheme) > 1 and np.ptp(labelled, axis=0).max() == 0):
+        what = "all at one place" if len(labelled) else "none labelled"
+        raise DataError(f"{annotation}:1: expected points of a face, got {what}")
+    stem = annotation.stem
+    matches = pictures.get(stem) or pictures.get(_FACE_NUMBER.sub("", stem), [])
+    if len(matches) != 1:
+        what = f"{len(matches)}: {', '.join(path.name for path in matches)}" if matches else "none"
+        wanted = f"{stem}.<{'|'.join(sorted(suffix[1:] for suffix in _PICTURES))}>"
+        raise DataError(f"{annotation}:1: expected one picture {wanted} in the same folder, got {what}")
+    keypoints = points.astype(np.float32)
+    keypoints.setflags(write=False)  # shared by every part of the samples
+    subset = annotation.parent.relative_to(root).as_posix()
+    return _Entry(_name(root, annotation), _name(root, matches[0]), matches[0], subset, keypoints)
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse a picture whose header cannot be read; its pixels are not decoded."""
+    try:
+        with Image.open(path):
+            pass
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}:1: expected a picture, got a file that cannot be opened as one: {error}") from error
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def _tight_boxes(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 4) xyxy of (N, K, 2) keypoints, of which each face has at least one that is labelled."""
+    if not len(keypoints):
+        return np.empty((0, 4), np.float32)
+    return np.concatenate([np.nanmin(keypoints, axis=1), np.nanmax(keypoints, axis=1)], axis=1)

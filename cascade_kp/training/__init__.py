@@ -1,0 +1,1 @@
+"""Training a cascade from a recipe: ``python -m cascade_kp.training RECIPE --data DIR --out DIR``."""

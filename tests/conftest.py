@@ -1,0 +1,33 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:  # for `import strategies`, whatever pytest's import mode and folder
+    sys.path.insert(0, str(HERE))
+
+THREADS = 2
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    """Cap torch's threads where a test file has loaded it: tests share their machine. Never imports torch."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads") and torch.get_num_threads() > THREADS:
+        torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The research data, which is no part of the repository: `CASCADE_KP_DATA`, or `shared/data` beside it."""
+    named = os.environ.get("CASCADE_KP_DATA")
+    folder = Path(named) if named else HERE.parent.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no research data at {folder} (set CASCADE_KP_DATA)")
+    return folder

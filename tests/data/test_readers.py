@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cascade_kp.data.readers import read_300w, read_split, write_sample
+from cascade_kp.errors import DataError, ImageError, InputError, SchemeError
+from cascade_kp.formats import write_pts
+from cascade_kp.schemes import Scheme, load_scheme
+
+COUNTS = {"afw": 337, "helen/testset": 330, "helen/trainset": 872, "lfpw/testset": 224, "lfpw/trainset": 805}
+
+
+def points(seed=0, count=68):
+    return np.random.default_rng(seed).uniform(2, 18, (count, 2)).astype(np.float32)
+
+
+def put(root, name, *, seed=0, suffix=".png", count=68):
+    """One annotated face; `suffix` None leaves the picture out."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_pts(path.with_name(path.name + ".pts"), points(seed, count))
+    if suffix:
+        Image.fromarray(np.full((20, 24, 3), seed, np.uint8)).save(path.with_name(path.name + suffix))
+
+
+@pytest.fixture
+def release(tmp_path):
+    """The tree of the release, in small."""
+    names = {
+        "afw/1051618982_1": ".jpg",
+        "helen/trainset/100032540_1": ".jpg",
+        "lfpw/testset/image_0002": ".png",
+        "lfpw/testset/image_0010": ".png",
+        "ibug/image_003_1": ".JPG",
+        "300W/01_Indoor/indoor_001": ".png",
+        "300W/01_Indoor/indoor_2": ".PNG",
+        "300W/02_Outdoor/outdoor_001": ".bmp",
+        "300W/02_Outdoor/outdoor_010": ".jpeg",
+    }
+    for seed, (name, suffix) in enumerate(names.items()):
+        put(tmp_path, name, seed=seed, suffix=suffix)
+    return tmp_path
+
+
+class TestTree:
+    def test_release(self, release):
+        samples = read_300w(release)
+        assert samples.names == (
+            "300W/01_Indoor/indoor_001",
+            "300W/01_Indoor/indoor_2",
+            "300W/02_Outdoor/outdoor_001",
+            "300W/02_Outdoor/outdoor_010",
+            "afw/1051618982_1",
+            "helen/trainset/100032540_1",
+            "ibug/image_003_1",
+            "lfpw/testset/image_0002",
+            "lfpw/testset/image_0010",
+        )
+        assert samples.subsets[0] == "300W/01_Indoor"
+        assert samples.paths[6] == str(release / "ibug" / "image_003_1.JPG")
+        assert samples.keypoints.shape == (9, 68, 2)
+        assert samples.keypoints.dtype == samples.boxes.dtype == np.float32
+        assert samples.skipped == ()
+
+    def test_a_sample(self, release):
+        sample = read_300w(release / "lfpw")[1]
+        assert set(sample) == {"image", "keypoints", "box", "path", "subset"}
+        assert sample["image"].shape == (20, 24, 3)
+        assert sample["image"].dtype == np.uint8
+        assert (sample["image"] == 3).all()
+        expected = points(3)
+        np.testing.assert_allclose(sample["keypoints"], expected, atol=1e-4)
+        np.testing.assert_allclose(sample["box"], [*expected.min(axis=0), *expected.max(axis=0)], atol=1e-4)
+        assert (sample["keypoints"].dtype, sample["box"].dtype) == (np.float32, np.float32)
+        assert (sample["path"], sample["subset"]) == (str(release / "lfpw/testset/image_0010.png"), "testset")
+        sample["keypoints"][:] = 0  # the caller's own copy
+        np.testing.assert_allclose(read_300w(release / "lfpw").keypoints[1], expected, atol=1e-4)
+
+    def test_order_is_natural(self, tmp_path):
+        for name in ("a_10", "a_9", "b/x", "a_1", "a_01", "10/x", "9/x"):
+            put(tmp_path, name)
+        assert read_300w(tmp_path).names == ("9/x", "10/x", "a_01", "a_1", "a_9", "a_10", "b/x")
+
+    def test_several_faces_of_one_picture(self, tmp_path):
+        put(tmp_path, "photo", seed=1)
+        put(tmp_path, "photo_2", seed=2, suffix=None)
+        put(tmp_path, "photo_10", seed=3, suffix=None)
+        samples = read_300w(tmp_path)
+        assert samples.names == ("photo", "photo_2", "photo_10")
+        assert set(samples.paths) == {str(tmp_path / "photo.png")}
+        assert samples.subsets == (".", ".", ".")
+        np.testing.assert_allclose(samples.keypoints[1], points(2), atol=1e-4)
+
+    def test_exact_stem_goes_before_the_fall_back(self, tmp_path):
+        put(tmp_path, "photo", seed=1)
+        put(tmp_path, "photo_1", seed=2)
+        assert [os.path.basename(path) for path in read_300w(tmp_path).paths] == ["photo.png", "photo_1.png"]  # noqa: PTH119
+
+    def test_hidden_files_of_archives_are_no_annotations(self, tmp_path):
+        put(tmp_path, "face")
+        for name in ("._face.pts", "__MACOSX/._face.pts", "__MACOSX/face.pts", ".cache/face.pts"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+        assert read_300w(tmp_path).names == ("face",)
+
+    def test_links_are_followed_but_not_in_circles(self, tmp_path):
+        put(tmp_path / "real", "face")
+        root = tmp_path / "root"
+        root.mkdir()
+        (root / "data").symlink_to(tmp_path / "real")
+        (tmp_path / "real" / "up").symlink_to(root)
+        assert read_300w(root).names == ("data/face",)
+
+    def test_unlabelled_points_stay_nan(self, tmp_path):
+        put(tmp_path, "face")
+        partly = points()
+        partly[:40] = np.nan
+        write_pts(tmp_path / "face.pts", partly)
+        sample = read_300w(tmp_path)[0]
+        assert np.isnan(sample["keypoints"]).any(axis=1).sum() == 40
+        np.testing.assert_allclose(sample["box"], [*partly[40:].min(axis=0), *partly[40:].max(axis=0)], atol=1e-4)
+
+    def test_other_schemes(self, tmp_path):
+        put(tmp_path, "face", count=51)
+        assert len(read_300w(tmp_path, scheme="ibug51")[0]["keypoints"]) == 51
+        assert read_300w(tmp_path, scheme=load_scheme("ibug51")).scheme.name == "ibug51"
+        with pytest.raises(SchemeError, match="ibug5"):
+            read_300w(tmp_path, scheme="ibug5")
+
+    def test_one_point_has_no_extent_and_is_fine(self, tmp_path):
+        put(tmp_path, "face", count=1)
+        assert len(read_300w(tmp_path, scheme=Scheme("tip", ("tip",)))) == 1
+
+
+class TestBroken:
+    def break_one(self, root, how):
+        put(root, "good")
+        put(root, "sub/bad")
+        path = root / "sub" / "bad.pts"
+        if how == "line":
+            path.write_text(path.read_text().replace("\n}", " 7\n}"))
+        elif how == "count":
+            write_pts(path, points(count=67))
+        elif how == "picture":
+            (root / "sub" / "bad.png").unlink()
+        elif how == "two pictures":
+            (root / "sub" / "bad.JPG").write_bytes((root / "good.png").read_bytes())
+        elif how == "no label":
+            write_pts(path, np.full((68, 2), np.nan))
+        elif how == "one place":
+            write_pts(path, np.full((68, 2), 3.0))
+        elif how == "folder":
+            path.unlink()
+            path.mkdir()
+            path.rmdir()
+            path.symlink_to(root / "nowhere")
+        return path
+
+    @pytest.mark.parametrize(
+        ("how", "message"),
+        [
+            ("line", "bad.pts:71: expected 2 numbers"),
+            ("count", "bad.pts:1: expected 68 points, as scheme 'ibug68' has, got 67"),
+            ("picture", r"bad.pts:1: expected one picture bad.<bmp.jpeg.jpg.png> in the same folder, got none"),
+            ("two pictures", "got 2: bad.JPG, bad.png"),
+            ("no label", "none labelled"),
+            ("one place", "all at one place"),
+            ("folder", "bad.pts:1: cannot read the file"),
+        ],
+    )
+    def test_is_an_error_or_listed(self, tmp_path, caplog, how, message):
+        path = self.break_one(tmp_path, how)
+        with pytest.raises(DataError, match=message):
+            read_300w(tmp_path)
+        with caplog.at_level(logging.WARNING, logger="cascade_kp"):
+            samples = read_300w(tmp_path, skip_bad=True)
+        assert samples.names == ("good",)
+        assert len(samples.skipped) == 1
+        assert samples.skipped[0].startswith(f"{path}:")
+        assert "skipped 1 of 2 annotations" in caplog.text
+
+    def test_picture_that_is_none(self, tmp_path):
+        put(tmp_path, "good")
+        put(tmp_path, "bad")
+        (tmp_path / "bad.png").write_text("not a picture")
+        with pytest.raises(ImageError, match=r"bad.png"):
+            read_300w(tmp_path)[0]
+        samples = read_300w(tmp_path, skip_bad=True)
+        assert samples.names == ("good",)
+        assert samples.skipped[0].startswith(f"{tmp_path / 'bad.png'}:1: expected a picture")
+
+    def test_all_broken_is_an_error_also_with_skip_bad(self, tmp_path):
+        put(tmp_path, "bad", suffix=None)
+        with pytest.raises(DataError, match=r"at least one annotated face, but all 1 are broken, such as .*bad.pts:1"):
+            read_300w(tmp_path, skip_bad=True)
+
+    def test_no_data(self, tmp_path):
+        with pytest.raises(DataError, match=r"found no \.pts file"):
+            read_300w(tmp_path)
+        with pytest.raises(DataError, match=r"expected a folder with .pts files, got nothing"):
+            read_300w(tmp_path / "no")
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="got a file"):
+            read_300w(tmp_path / "file")
+
+
+class TestParts:
+    def test_sequence(self, release):
+        samples = read_300w(release)
+        assert isinstance(samples[2:5], type(samples))
+        assert samples[2:5].names == samples.names[2:5]
+        assert samples[-1]["path"] == samples.paths[-1]
+        assert sum(1 for _ in samples) == len(samples) == 9
+        with pytest.raises(IndexError):
+            samples[9]
+        assert "9 faces of 'ibug68'" in repr(samples)
+
+    def test_survives_pickling(self, release):  # what data loaders with workers do to it
+        samples = read_300w(release)
+        again = pickle.loads(pickle.dumps(samples))  # noqa: S301 - our own bytes
+        assert again.names == samples.names
+        np.testing.assert_array_equal(again[0]["image"], samples[0]["image"])
+
+    def test_select(self, release):
+        samples = read_300w(release)
+        assert samples.select([3, 0]).names == (samples.names[3], samples.names[0])
+        assert samples.select(np.flatnonzero([subset == "afw" for subset in samples.subsets])).subsets == ("afw",)
+        empty = samples.select([])
+        assert (len(empty), empty.keypoints.shape, empty.boxes.shape) == (0, (0, 68, 2), (0, 4))
+
+    @pytest.mark.parametrize("indices", [[9], [-1], [0.0], [True] * 9])
+    def test_select_refuses(self, release, indices):
+        with pytest.raises(InputError, match="indices must be"):
+            read_300w(release).select(indices)
+
+    def test_split(self, release, tmp_path_factory):
+        path = tmp_path_factory.mktemp("split") / "val.txt"
+        path.write_text("# validation\n\nlfpw/testset/image_0010\r\n afw/1051618982_1 \n")
+        samples = read_300w(release).split(read_split(path))
+        assert samples.names == ("lfpw/testset/image_0010", "afw/1051618982_1")
+
+    def test_split_by_picture(self, tmp_path):
+        put(tmp_path, "photo_1", suffix=None)
+        put(tmp_path, "photo_2", suffix=None)
+        put(tmp_path, "other")
+        Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+        samples = read_300w(tmp_path)
+        assert samples.split(["photo"]).names == ("photo_1", "photo_2")
+        assert samples.split(["photo_2"]).names == ("photo_2",)
+        with pytest.raises(DataError, match="gives the face 'photo_2' twice"):
+            samples.split(["photo", "photo_2"])
+
+    def test_split_of_all_names_is_all(self, tmp_path):
+        put(tmp_path, "photo")
+        put(tmp_path, "photo_2", suffix=None)
+        samples = read_300w(tmp_path)
+        assert samples.split(samples.names).names == samples.names
+
+    def test_split_unknown(self, release):
+        with pytest.raises(DataError, match=r"'afw/1051618982_2'.*did you mean 'afw/1051618982_1'"):
+            read_300w(release).split(["afw/1051618982_2"])
+
+    def test_split_names_a_skipped_file(self, tmp_path, caplog):
+        put(tmp_path, "good")
+        put(tmp_path, "bad", suffix=None)
+        samples = read_300w(tmp_path, skip_bad=True)
+        with caplog.at_level(logging.WARNING, logger="cascade_kp"):
+            assert samples.split(["bad", "good"]).names == ("good",)
+        assert "1 names of the split were skipped as bad, such as 'bad'" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [("a\nb\na\n", "val.txt:3: .*'a' as in line 1"), ("# only\n", "val.txt:1: .*got none")],
+    )
+    def test_read_split_refuses(self, tmp_path, text, message):
+        path = tmp_path / "val.txt"
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_split(path)
+        with pytest.raises(DataError, match="cannot read the split list"):
+            read_split(tmp_path / "no.txt")
+
+
+class TestWriteSample:
+    def test_round_trip(self, tmp_path):
+        image = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+        picture, annotation = write_sample(tmp_path / "new", "face_1", image[:, ::-1], points())
+        assert (picture.name, annotation.name) == ("face_1.png", "face_1.pts")
+        assert {path.name for path in (tmp_path / "new").iterdir()} == {"face_1.png", "face_1.pts"}
+        sample = read_300w(tmp_path)[0]
+        np.testing.assert_array_equal(sample["image"], image[:, ::-1])
+        np.testing.assert_allclose(sample["keypoints"], points(), atol=1e-4)
+
+    @pytest.mark.parametrize("stem", ["", "a/b", "..", ".a"])
+    def test_refuses_stems(self, tmp_path, stem):
+        with pytest.raises(InputError, match="plain file name"):
+            write_sample(tmp_path, stem, np.zeros((4, 4, 3), np.uint8), points())
+
+    def test_refuses_without_leaving_half_a_sample(self, tmp_path):
+        with pytest.raises(InputError, match=r"\(H, W, 3\) uint8, got \(4, 4\) float64"):
+            write_sample(tmp_path, "face", np.zeros((4, 4)), points())
+        with pytest.raises(InputError, match="points must be"):
+            write_sample(tmp_path, "face", np.zeros((4, 4, 3), np.uint8), points()[0])
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestRealData:
+    def test_300w_as_shared(self, shared_data):
+        samples = read_300w(shared_data / "300w")
+        counts = {subset: samples.subsets.count(subset) for subset in sorted(set(samples.subsets))}
+        assert counts == COUNTS
+        assert samples.keypoints.shape == (2568, 68, 2)
+        assert np.isfinite(samples.keypoints).all()
+        sample = samples[0]
+        height, width = sample["image"].shape[:2]
+        assert (sample["box"] > -1).all()
+        assert (sample["box"] < [width, height, width, height]).all()
+
+    def test_photos_have_several_faces(self, shared_data):
+        samples = read_300w(shared_data / "photos")
+        assert len(samples) == 191
+        assert len(set(samples.paths)) == 60
