@@ -44,11 +44,9 @@ JOINS: tuple[Cascades, ...] = (
     (("default", 0), ("alt2", 1)),
     (("default", 0), ("profile", 1)),
     (("default", 1), ("alt2", 1), ("profile", 1)),
-    (("default", 1), ("alt2", 0), ("profile", 1)),
     (("default", 1), ("alt2", 0), ("profile", 2)),
     (("default", 0), ("alt2", 1), ("profile", 1)),
     (("default", 0), ("alt2", 1), ("profile", 2)),
-    (("default", 1), ("alt2", 1), ("profile", 1), ("lbp", 0)),
     (("default", 0), ("alt2", 1), ("profile", 1), ("lbp", 0)),
     (("default", 0), ("alt2", 0), ("profile", 0)),
     EVERYTHING,
@@ -135,14 +133,16 @@ def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[
         if not len(found):
             continue
         side = found[:, 2]
-        overlap = box_iou(np.stack([found[:, 0], found[:, 1], found[:, 0] + side, found[:, 1] + side], 1), picture.truth)
+        overlap = box_iou(
+            np.stack([found[:, 0], found[:, 1], found[:, 0] + side, found[:, 1] + side], 1), picture.truth
+        )
         best, near = overlap.argmax(axis=1), overlap.max(axis=1) > 0.35
         for face in np.unique(best[near]):
             mine = found[near & (best == face)]
             # A mirrored window's offset is mirrored, so that one map serves both sides of the profile cascade.
             if len(np.unique(mine[:, 3])) > 1:
                 mine = mine[mine[:, 3] == np.round(mine[:, 3].mean())]
-            left, top, mean_side, mirrored = np.median(mine, axis=0)
+            left, top, mean_side, mirrored, _ = np.median(mine, axis=0)
             x0, y0, x1, y1 = picture.truth[face]
             offset = ((x0 + x1) / 2 - left) / mean_side - 0.5
             rows.append(
@@ -153,7 +153,7 @@ def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[
                     np.log((y1 - y0) / mean_side),
                 ]
             )
-    samples = np.array(rows)
+    samples, levels = np.array(rows), np.concatenate([windows[name][:, 4] for _, windows, _ in scans])
     middle, deviation = np.median(samples, axis=0), samples.std(axis=0)
     if name != "profile":
         middle[0] = 0.0  # a frontal face has no preferred side; what the sample says is chance
@@ -163,6 +163,8 @@ def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[
         "log_w": round(float(middle[2]), 4),
         "log_h": round(float(middle[3]), 4),
         "spread": round(float(np.sqrt((deviation**2).mean())), 4),
+        "level": round(float(np.median(levels)), 4),
+        "level_std": round(float(levels.std()), 4),
         "std": [round(float(v), 4) for v in deviation],
         "faces": len(samples),
     }
@@ -171,15 +173,15 @@ def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[
 def fit_evidence(
     scans: Sequence[tuple[Picture, Windows, float]], cascades: Cascades
 ) -> dict[str, float | dict[str, float]]:
-    """Logistic regression of "is a face" on log(1 + windows of each cascade); weights are not negative."""
+    """Logistic regression of "is a face" on log(1 + strength of each cascade's windows); weights are not negative."""
     features, labels = [], []
     for picture, windows, scale in scans:
-        boxes, counts = detect.group_windows(subset(windows, scale, cascades))
+        boxes, strengths = detect.group_windows(subset(windows, scale, cascades))
         if not len(boxes):
             continue
         overlap = box_iou(boxes, picture.truth).max(axis=1)
         clear = (overlap >= 0.5) | (overlap < 0.3)
-        features.append(np.log1p(counts[clear]))
+        features.append(np.log1p(strengths[clear]))
         labels.append(overlap[clear] >= 0.5)
     x = np.concatenate(features)
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
@@ -299,7 +301,9 @@ def rotated(pictures: Sequence[Picture], max_side: int, roll: float, tried: Sequ
             hits[row, 1] += int((overlap < 0.3).sum())
     for row, angles in enumerate(tried):
         recall, alarms, seconds = hits[row] / len(pictures)
-        print(f"roll {roll:+5.0f}  tried {angles!s:32}  recall {recall:6.1%}  alarms {alarms:5.2f}  ms {1000 * seconds:5.0f}")
+        print(
+            f"roll {roll:+5.0f}  tried {angles!s:32}  recall {recall:6.1%}  alarms {alarms:5.2f}  ms {1000 * seconds:5.0f}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -308,8 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--fit", action="store_true", help="fit maps and scores, write cascade_kp/assets/detector.json")
     parser.add_argument("--max-side", type=int, default=FaceDetector().max_side, help="working size, px")
-    parser.add_argument("--faces", type=int, default=150, help="sample per training folder")
-    parser.add_argument("--timed", type=int, default=10, help="photos that are timed")
+    parser.add_argument("--faces", type=int, default=100, help="sample per training folder")
+    parser.add_argument("--timed", type=int, default=8, help="photos that are timed")
     parser.add_argument("--rotated", type=int, default=0, metavar="N", help="measure N turned training faces instead")
     parser.add_argument("--test", action="store_true", help="measure the test folders instead (once, at the end)")
     options = parser.parse_args(arguments)

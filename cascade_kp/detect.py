@@ -8,7 +8,7 @@ false alarm to a missed face, since stage one of the cascade gives each candidat
 How it works: every cascade slides its square window over a pyramid of the grey picture. Each window that passes is
 mapped to our tight box by an offset and a scale fitted on training faces (``assets/detector.json``, written by
 ``python -m benchmarks.detector DATA --fit``), windows of all cascades that agree are averaged into one box, and a
-logistic function of how many windows of which cascade agreed is the score. Weak cascades that fail on different
+logistic function of how many windows of which cascade agreed, and how surely, is the score. Weak cascades that fail on different
 faces, searched coarsely, find more faces in the same time than one cascade searched finely.
 
 Source: Viola and Jones, "Rapid object detection using a boosted cascade of simple features", CVPR 2001; Lienhart and
@@ -88,6 +88,8 @@ class BoxMap(NamedTuple):
         log_w: Natural logarithm of tight width over window side.
         log_h: Natural logarithm of tight height over window side.
         spread: Root of the mean residual variance of the four; windows are averaged with weight ``1 / spread**2``.
+        level: Median of the last stage's sum over windows that passed.
+        level_std: Its standard deviation.
     """
 
     dx: float
@@ -95,13 +97,15 @@ class BoxMap(NamedTuple):
     log_w: float
     log_h: float
     spread: float = 0.1
+    level: float = 0.0
+    level_std: float = 1.0
 
     def apply(self, windows: FloatArray) -> FloatArray:
         """Maps windows to tight boxes.
 
         Args:
-            windows: ``(N, 4)`` left, top, side (px, image frame), mirrored (0 or 1: found in the mirrored picture,
-                coordinates already mirrored back).
+            windows: ``(N, 4 or more)`` left, top, side (px, image frame), mirrored (0 or 1: found in the mirrored
+                picture, coordinates already mirrored back); further columns are not looked at.
 
         Returns:
             ``(N, 4)`` xyxy px, image frame.
@@ -111,6 +115,10 @@ class BoxMap(NamedTuple):
         y = windows[:, 1] + side * (0.5 + self.dy)
         half_w, half_h = 0.5 * side * math.exp(self.log_w), 0.5 * side * math.exp(self.log_h)
         return np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=1)
+
+    def strength(self, windows: FloatArray) -> FloatArray:
+        """How surely each window passed: 0 far below this cascade's median, 2.5 at it; ``(N, 5)`` to ``(N,)``."""
+        return np.maximum(0.0, (windows[:, 4] - self.level) / self.level_std + 2.5)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class FaceDetector:
 
     max_side: int = 640
     min_face: float = 0.0
-    cascades: tuple[tuple[str, int], ...] = (("default", 0), ("alt2", 1), ("profile", 1))
+    cascades: tuple[tuple[str, int], ...] = (("default", 0), ("alt2", 1), ("profile", 2))
     min_score: float = 0.0
     rotations: tuple[float, ...] = ()
     retry_score: float = 0.5
@@ -215,7 +223,7 @@ class FaceDetector:
             image: ``(H, W, 3)`` uint8 RGB.
 
         Returns:
-            Cascade -> ``(N, 4)`` left, top, side (px, image frame) and mirrored (0 or 1).
+            Cascade -> ``(N, 5)`` left, top, side (px, image frame), mirrored (0 or 1), sum of the last stage.
 
         Raises:
             ImageError: The picture has another shape or type.
@@ -223,7 +231,7 @@ class FaceDetector:
         """
         grey, scale = self._working_grey(image)
         found = self._windows(grey)
-        return {name: w * np.array([1 / scale, 1 / scale, 1 / scale, 1.0]) for name, w in found.items()}
+        return {name: w * np.array([1 / scale, 1 / scale, 1 / scale, 1.0, 1.0]) for name, w in found.items()}
 
     def working_scale(self, height: int, width: int) -> float:
         """Pixels of the picture that is searched per pixel of a picture of this size."""
@@ -256,7 +264,7 @@ class FaceDetector:
         return _usable_cascades(self.cascades)
 
     def _windows(self, grey: GreyImage) -> dict[str, FloatArray]:
-        """Windows of every cascade in the frame of ``grey``: name -> ``(N, 4)`` left, top, side, mirrored."""
+        """Windows of every cascade in the frame of ``grey``: name -> ``(N, 5)`` as of :meth:`windows`."""
         found: dict[str, list[FloatArray]] = {name: [] for name, _ in self._usable()}
         for index, (picture, ratio_x, ratio_y, last) in enumerate(_octaves(grey)):
             mirror = None
@@ -270,7 +278,7 @@ class FaceDetector:
                     mirrored[:, 0] = grey.shape[1] - mirrored[:, 0] - mirrored[:, 2]
                     mirrored[:, 3] = 1.0
                     found[name].append(mirrored)
-        return {name: np.concatenate(parts) if parts else np.zeros((0, 4)) for name, parts in found.items()}
+        return {name: np.concatenate(parts) if parts else np.zeros((0, 5)) for name, parts in found.items()}
 
     def _search(
         self, grey: GreyImage, scale: float, angles: Sequence[float]
@@ -279,10 +287,15 @@ class FaceDetector:
         boxes: list[FloatArray] = []
         rolls: list[FloatArray] = []
         for angle in angles:
-            turned, centre_from, centre_to = _turn(grey, -angle)
+            turn = _turn_about_centre(*grey.shape, -angle)
+            turned = grey
+            if angle % 360:
+                # Edges repeated, as a black corner has an edge, and edges are what the cascades look for.
+                warped = cv2.warpAffine(grey, turn.matrix, turn.size, borderMode=cv2.BORDER_REPLICATE)
+                turned = np.asarray(warped, dtype=np.uint8)
             rows = join_windows(self._windows(turned), self._usable())
             rows = rows[rows[:, 4] >= self.min_score]
-            rows[:, :4] = rotate_boxes(rows[:, :4] - np.tile(centre_to, 2), angle) + np.tile(centre_from, 2)
+            rows[:, :4] = rotate_boxes(rows[:, :4] - np.tile(turn.centre_to, 2), angle) + np.tile(turn.centre_from, 2)
             rows[:, :4] /= scale
             keep = np.sqrt(np.prod(rows[:, 2:4] - rows[:, :2], axis=1)) >= self.min_face
             boxes.append(rows[keep])
@@ -350,32 +363,26 @@ def rotate_boxes(boxes: npt.ArrayLike, degrees: float) -> FloatArray:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _turn(grey: GreyImage, degrees: float) -> tuple[GreyImage, FloatArray, FloatArray]:
-    """Turns a picture clockwise about its centre onto a canvas that holds all of it.
+class _Turn(NamedTuple):
+    """How a picture is turned: ``matrix`` for ``cv2.warpAffine``, canvas ``(w, h)``, and the centre before and after."""
 
-    Returns:
-        The turned picture, the centre ``(x, y)`` in the given one, and where it lies in the turned one.
-    """
-    height, width = grey.shape
-    centre = np.array([width / 2, height / 2])
-    if degrees % 360 == 0:
-        return grey, centre, centre
+    matrix: FloatArray
+    size: tuple[int, int]
+    centre_from: FloatArray
+    centre_to: FloatArray
+
+
+def _turn_about_centre(height: int, width: int, degrees: float) -> _Turn:
+    """A clockwise turn of a picture about its centre onto a canvas that holds all of it."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # Rounded first, as sin(180 deg) is not quite 0 and would add a row of pixels.
     new_width = math.ceil(round(abs(cos) * width + abs(sin) * height, 6))
     new_height = math.ceil(round(abs(sin) * width + abs(cos) * height, 6))
-    new_centre = np.array([new_width / 2, new_height / 2])
+    centre, new_centre = np.array([width / 2, height / 2]), np.array([new_width / 2, new_height / 2])
     turn = np.array([[cos, -sin], [sin, cos]])
     # warpAffine counts from pixel centres, we from corners: half a pixel on both sides.
     shift = turn @ (0.5 - centre) + new_centre - 0.5
-    turned = cv2.warpAffine(
-        grey,
-        np.concatenate([turn, shift[:, None]], axis=1),
-        (new_width, new_height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,  # a black corner has an edge, and edges are what the cascades look for
-    )
-    return np.asarray(turned, dtype=np.uint8), centre, new_centre
+    return _Turn(np.concatenate([turn, shift[:, None]], axis=1), (new_width, new_height), centre, new_centre)
 
 
 def _octaves(grey: GreyImage) -> Iterator[tuple[GreyImage, float, float, bool]]:
@@ -402,17 +409,18 @@ def _octaves(grey: GreyImage) -> Iterator[tuple[GreyImage, float, float, bool]]:
 
 
 def _scan(name: str, picture: GreyImage, ratio_x: float, ratio_y: float, last: bool) -> FloatArray:
-    """Windows of one cascade in one padded octave: ``(N, 4)`` left, top, side, 0 in the unpadded first octave."""
+    """Windows of one cascade in one padded octave: ``(N, 5)`` in the frame of the unpadded first octave."""
     classifier = _classifier(name)
     window = window_side(name)
     largest = 0 if last else int(window * 2.0 / math.sqrt(_STEP))
     # minNeighbors 0: OpenCV's own grouping is left out, as windows of several cascades are grouped together below.
-    rows = classifier.detectMultiScale(
+    rows, _, levels = classifier.detectMultiScale3(
         picture,
         scaleFactor=_STEP,
         minNeighbors=0,
         minSize=(window, window),
         maxSize=(largest, largest),
+        outputRejectLevels=True,
     )
     found = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
     return np.stack(
@@ -421,6 +429,7 @@ def _scan(name: str, picture: GreyImage, ratio_x: float, ratio_y: float, last: b
             (found[:, 1] - _PAD_PX) * ratio_y,
             found[:, 2] * math.sqrt(ratio_x * ratio_y),
             np.zeros(len(found)),
+            np.asarray(levels, dtype=np.float64).reshape(-1),
         ],
         axis=1,
     )
@@ -428,11 +437,11 @@ def _scan(name: str, picture: GreyImage, ratio_x: float, ratio_y: float, last: b
 
 def join_windows(windows: Mapping[str, FloatArray], cascades: Sequence[tuple[str, int]]) -> FloatArray:
     """Maps, groups and scores the windows of all cascades: ``(N, 5)`` xyxy and score, same frame."""
-    boxes, counts = group_windows(windows)
+    boxes, strengths = group_windows(windows)
     weights, bias = _evidence(tuple(cascades))
     if not len(boxes):
         return np.zeros((0, 5))
-    logit = np.log1p(counts) @ np.array([weights[name] for name in windows]) + bias
+    logit = np.log1p(strengths) @ np.array([weights[name] for name in windows]) + bias
     score = 1.0 / (1.0 + np.exp(-logit))
     kept = non_maximum_suppression(boxes, score)
     return np.concatenate([boxes, score[:, None]], axis=1)[kept]
@@ -442,26 +451,27 @@ def group_windows(windows: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatA
     """Averages windows that agree on a tight box.
 
     Returns:
-        Boxes ``(N, 4)`` xyxy and how many windows of each cascade agreed, ``(N, len(windows))``.
+        Boxes ``(N, 4)`` xyxy and the summed strength of the windows of each cascade, ``(N, len(windows))``.
     """
     maps = _asset().maps
     boxes = np.concatenate([maps[name].apply(rows) for name, rows in windows.items()])
     owner = np.repeat(np.arange(len(windows)), [len(rows) for rows in windows.values()])
     trust = np.array([maps[name].spread ** -2 for name in windows])[owner]
+    strength = np.concatenate([maps[name].strength(rows) for name, rows in windows.items()])
     agree = box_iou(boxes, boxes) >= _AGREE_IOU
     left = np.ones(len(boxes), dtype=bool)
     merged: list[FloatArray] = []
-    counts: list[npt.NDArray[np.intp]] = []
+    strengths: list[FloatArray] = []
     while left.any():
         # The window that most others agree with leads the group: the result does not hang on the order of windows.
         support = np.where(left, agree @ (trust * left), -1.0)
         members = agree[int(support.argmax())] & left
         merged.append(np.average(boxes[members], axis=0, weights=trust[members]))
-        counts.append(np.bincount(owner[members], minlength=len(windows)))
+        strengths.append(np.bincount(owner[members], weights=strength[members], minlength=len(windows)))
         left &= ~members
     if not merged:
         return np.zeros((0, 4)), np.zeros((0, len(windows)))
-    return np.stack(merged), np.stack(counts).astype(np.float64)
+    return np.stack(merged), np.stack(strengths)
 
 
 def _finish(
@@ -496,9 +506,7 @@ def _asset() -> _Asset:
     path = resources.files("cascade_kp").joinpath("assets/detector.json")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        maps = {
-            name: BoxMap(m["dx"], m["dy"], m["log_w"], m["log_h"], m["spread"]) for name, m in raw["cascades"].items()
-        }
+        maps = {name: BoxMap(*(float(m[field]) for field in BoxMap._fields)) for name, m in raw["cascades"].items()}
         joins = {key: (dict(join["weights"]), float(join["bias"])) for key, join in raw["joins"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read the detector's package data {path}: {error!r}; reinstall cascade_kp") from error

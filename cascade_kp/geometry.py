@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (the field's usual name)
+import torch.nn.functional as F
 
 from cascade_kp.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -39,9 +41,9 @@ __all__ = [
     "roll_angle",
     "sample",
     "square_frames",
+    "stack_crops",
     "tight_box",
     "working_crop",
-    "working_crops",
 ]
 
 _MIN_BOX_PX = 1e-3
@@ -275,27 +277,21 @@ def _shrink(pixels: NDArray[np.uint8], h: int, w: int) -> NDArray[np.uint8]:
     return small
 
 
-def working_crops(
-    images: list[NDArray[np.uint8]], boxes: NDArray[np.floating], face_px: int, context: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Working crops of many faces on canvases of one size, so that one call samples them all.
+def stack_crops(crops: Sequence[WorkingCrop]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Put working crops on canvases of one size, so that one call samples them all.
 
     Args:
-        images: N pictures, (H, W, 3) uint8 RGB each (the same array may appear many times).
-        boxes: (N, 4) xyxy px, each in its image's frame.
-        face_px: as in :func:`working_crop`.
-        context: as in :func:`working_crop`.
+        crops: N working crops.
 
     Returns:
-        (N, S, S, 3) uint8 canvases, each crop in the top-left corner and black elsewhere, with
-        S = ceil(face_px * context) or less when all faces are smaller; and (N, 2, 3) float32, canvas px -> image px.
+        (N, S, S, 3) uint8 canvases, each crop in the top-left corner and black elsewhere, with S the longest side
+        among them; and (N, 2, 3) float32, canvas px -> image px.
     """
-    crops = [working_crop(image, box, face_px, context) for image, box in zip(images, boxes, strict=True)]
     side = max((max(crop.pixels.shape[:2]) for crop in crops), default=1)
     canvases = np.zeros((len(crops), side, side, 3), np.uint8)
     for canvas, crop in zip(canvases, crops, strict=True):
-        ch, cw = crop.pixels.shape[:2]
-        canvas[:ch, :cw] = crop.pixels
+        h, w = crop.pixels.shape[:2]
+        canvas[:h, :w] = crop.pixels
     matrices = np.stack([crop.matrix for crop in crops]) if crops else np.zeros((0, 2, 3))
     return canvases, matrices.astype(np.float32)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cascade_kp.config import CascadeConfig, RegionConfig
     from cascade_kp.schemes import Scheme
 
-__all__ = ["Cascade", "CascadeOutput", "Specialist", "Stage", "StageOne"]
+__all__ = ["Cascade", "CascadeOutput", "Specialist", "Stage", "StageOne", "Stages"]
 
 Stage = Literal["coarse", "regions"]
 
@@ -39,6 +39,28 @@ class CascadeOutput(NamedTuple):
     sigma: Tensor
     coarse: Tensor
     face: Tensor
+
+
+class Stages(NamedTuple):
+    """What every network of a cascade says for itself about N faces, canvas frame unless said otherwise.
+
+    Attributes:
+        frames: (N, 2, 3) stage one's last crop px -> canvas px.
+        face: (N,) logit of a face.
+        coarse: (N, K, 2) px.
+        coarse_sigma: (N, K) px, not calibrated.
+        boxes: (N, R, 4) xyxy px of stage one's crop, where the regions were cropped.
+        refined: by region (N, k, 2) px.
+        refined_sigma: by region (N, k) px, not calibrated.
+    """
+
+    frames: Tensor
+    face: Tensor
+    coarse: Tensor
+    coarse_sigma: Tensor
+    boxes: Tensor
+    refined: dict[str, Tensor]
+    refined_sigma: dict[str, Tensor]
 
 
 class StageOne(nn.Module):
@@ -178,66 +200,80 @@ class Cascade(nn.Module):
         """
         if stage not in ("coarse", "regions"):
             raise InputError(f"stage: expected 'coarse' or 'regions', got {stage!r}")
+        said = self.stages(images, boxes, angles, oracle=oracle, regions=stage == "regions")
+        points, sigma = said.coarse.clone(), said.coarse_sigma * self.coarse.sigma_scale
+        for name in said.refined:
+            members = self._members[name]
+            points[:, members], sigma[:, members] = self.fuse(
+                name,
+                said.coarse[:, members],
+                said.coarse_sigma[:, members],
+                said.refined[name],
+                said.refined_sigma[name],
+            )
+        return CascadeOutput(points, sigma, said.coarse, said.face.sigmoid())
+
+    def stages(
+        self,
+        images: Tensor,
+        boxes: Tensor,
+        angles: Tensor | None = None,
+        *,
+        oracle: Tensor | None = None,
+        regions: bool = True,
+    ) -> Stages:
+        """What every network says for itself, before anything is fused or calibrated. Arguments as of a call."""
         angles = torch.zeros_like(boxes[:, 0]) if angles is None else angles
         frames, prediction = self.coarse(images, boxes, angles)
-        coarse, raw_sigma = self._to_canvas(frames, prediction, self.config.coarse.input_px)
-        points, sigma = coarse.clone(), raw_sigma * self.coarse.sigma_scale
-        if stage == "regions" and self.regions:
-            crops = self.region_boxes(images, frames, coarse if oracle is None else oracle, oracle=oracle is not None)
-            for (name, module), box in zip(self.regions.items(), crops.unbind(dim=1), strict=True):
-                members = self._members[name]
-                points[:, members], sigma[:, members] = self._refine(
-                    name, module, images, frames, box, coarse[:, members], raw_sigma[:, members]
-                )
-        return CascadeOutput(points, sigma, coarse, prediction.face.sigmoid())
+        coarse, coarse_sigma = self._to_canvas(frames, prediction, self.config.coarse.input_px)
+        refined: dict[str, Tensor] = {}
+        refined_sigma: dict[str, Tensor] = {}
+        crops = coarse.new_zeros((len(coarse), 0, 4))
+        if regions and self.regions:
+            crops = self._region_boxes(images, frames, coarse, oracle)
+            for i, name in enumerate(self.regions):
+                refined[name], refined_sigma[name] = self._specialist(name, images, frames, crops[:, i])
+        return Stages(frames, prediction.face, coarse, coarse_sigma, crops, refined, refined_sigma)
 
-    def region_boxes(self, images: Tensor, frames: Tensor, points: Tensor, *, oracle: bool = False) -> Tensor:
-        """Where each region lies.
+    def fuse(
+        self, name: str, coarse: Tensor, coarse_sigma: Tensor, refined: Tensor, refined_sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Stage one's and a specialist's answer for one region become one.
 
         Args:
-            images: (N, 3, S, S) canvases.
-            frames: (N, 2, 3) stage-one crop px -> canvas px.
-            points: (N, K, 2) px, canvas frame, predicted or true.
-            oracle: the points are true: use them even when there is a box network.
+            name: of the region.
+            coarse: (N, k, 2) px.
+            coarse_sigma: (N, k) px, as the network says it.
+            refined: (N, k, 2) px.
+            refined_sigma: (N, k) px, likewise.
 
         Returns:
-            (N, R, 4) xyxy px of the stage-one crop, in the order of the configuration.
+            (N, k, 2) px and calibrated (N, k) px.
         """
-        if self.boxes is not None and self.config.region_boxes == "boxes" and not oracle:
-            # The box network sees the same crop as stage one, at its own resolution.
-            size = self.boxes.config.input_px
-            shrink = self.config.coarse.input_px / size
-            scale = frames.new_tensor([shrink, shrink, 1.0])
+        module = self.regions[name]
+        share: Tensor = module.fusion
+        log_sigma = torch.lerp(coarse_sigma.log(), refined_sigma.log(), share)
+        return torch.lerp(coarse, refined, share[:, None]), log_sigma.exp() * module.sigma_scale
+
+    def _region_boxes(self, images: Tensor, frames: Tensor, coarse: Tensor, oracle: Tensor | None) -> Tensor:
+        """(N, R, 4) xyxy px of the stage-one crop: from true points, the box network, or stage one's points."""
+        if oracle is None and self.boxes is not None and self.config.region_boxes == "boxes":
+            # The box network sees stage one's crop, at its own resolution.
+            full, size = self.config.coarse.input_px, self.boxes.config.input_px
+            scale = frames.new_tensor([full / size, full / size, 1.0])
             corners: Prediction = self.boxes(geometry.sample(images, frames * scale, size))
-            corner_px = corners.points * self.config.coarse.input_px
-            return geometry.tight_box(corner_px.unflatten(1, (-1, 2)))
-        inside = geometry.apply(geometry.invert(frames), points)
+            return geometry.tight_box((corners.points * full).unflatten(1, (-1, 2)))
+        inside = geometry.apply(geometry.invert(frames), coarse if oracle is None else oracle)
         return torch.stack([geometry.tight_box(inside[:, self._members[name]]) for name in self.regions], dim=1)
 
-    def specialist_points(self, name: str, images: Tensor, stage_one: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        """One specialist's own answer, before fusion: (N, k, 2) px and (N, k) px uncalibrated sigma, canvas frame."""
+    def _specialist(self, name: str, images: Tensor, frames: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        """One specialist's own answer, (N, k, 2) px and (N, k) px, canvas frame, in the region's order."""
         module = self.regions[name]
         size = module.config.net.input_px
-        frames = module.frames(stage_one, box)
-        points, sigma = self._to_canvas(frames, module.net(geometry.sample(images, frames, size)), size)
+        crops = module.frames(frames, box)
+        points, sigma = self._to_canvas(crops, module.net(geometry.sample(images, crops, size)), size)
         order = self._order[name]
         return points[:, order], sigma[:, order]
-
-    def _refine(
-        self,
-        name: str,
-        module: nn.Module,
-        images: Tensor,
-        stage_one: Tensor,
-        box: Tensor,
-        coarse: Tensor,
-        coarse_sigma: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        refined, sigma = self.specialist_points(name, images, stage_one, box)
-        share: Tensor = module.fusion
-        fused = torch.lerp(coarse, refined, share[:, None])
-        log_sigma = torch.lerp(coarse_sigma.log(), sigma.log(), share.clamp(0.0, 1.0))
-        return fused, log_sigma.exp() * module.sigma_scale
 
     @staticmethod
     def _to_canvas(frames: Tensor, prediction: Prediction, size: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 from cascade_kp.models.blocks import Trunk, conv_norm
@@ -91,9 +91,6 @@ class SoftArgmaxHead(nn.Module):
         self.smooth = nn.Sequential(conv_norm(width, width, 3), nn.ReLU(inplace=True))
         self.heat = nn.Conv2d(width, keypoints, 1)
         self.doubt = DoubtHead(channels[-1], keypoints, face_score=face_score)
-        cells = config.input_px // config.head_stride
-        self.register_buffer("cells", (torch.arange(cells) + 0.5) / cells, persistent=False)
-        self.cells: Tensor
         nn.init.normal_(self.heat.weight, std=0.01)
         nn.init.zeros_(self.heat.bias)
 
@@ -107,8 +104,9 @@ class SoftArgmaxHead(nn.Module):
         n, k, h, w = heat.shape
         share = heat.flatten(2).softmax(dim=-1).view(n, k, h, w)
         rows, columns = share.sum(dim=3), share.sum(dim=2)
-        x_mean, y_mean = columns @ self.cells, rows @ self.cells
-        spread = columns @ self.cells.square() - x_mean.square() + rows @ self.cells.square() - y_mean.square()
+        cells = (torch.arange(h, dtype=heat.dtype, device=heat.device) + 0.5) / h
+        x_mean, y_mean = columns @ cells, rows @ cells
+        spread = columns @ cells.square() - x_mean.square() + rows @ cells.square() - y_mean.square()
         doubt, face = self.doubt(maps[-1])
         # The map's spread is taken as it is: uncertainty must not pull at the positions.
         log_spread = 0.5 * torch.log(spread.detach().clamp_min(1e-6))

@@ -1,0 +1,56 @@
+"""The command line: ``cascade-kp COMMAND ...``. One file a command; what they do lives in the library."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "predict": "find the faces and keypoints of pictures",
+    "info": "say what a model file holds",
+}
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{what}" for name, what in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cascade-kp COMMAND ...",
+            "",
+            "Facial keypoints from a coarse-to-fine cascade.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "cascade-kp COMMAND --help tells more; cascade-kp --version prints the version.",
+            "",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 1 some inputs failed, 2 wrong usage.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    # Read by hand up to the command's name: no command's libraries are loaded for --help.
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage(), end="", file=sys.stdout if given else sys.stderr)
+        return 0 if given else 2
+    if given[0] == "--version":
+        from cascade_kp import __version__
+
+        print(f"cascade-kp {__version__}")
+        return 0
+    if given[0] not in _COMMANDS:
+        print(f"cascade-kp: expected a command ({', '.join(_COMMANDS)}), got {given[0]!r}", file=sys.stderr)
+        return 2
+    from importlib import import_module
+
+    return int(import_module(f"cascade_kp.cli.{given[0]}").main(given[1:]))

@@ -1,0 +1,84 @@
+"""``cascade-kp info MODEL``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from cascade_kp.errors import CascadeError
+
+__all__ = ["Info", "main"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what a model file holds: scheme, networks, training data, measured results, licence, history."""
+
+    model: Annotated[str, tyro.conf.Positional] = "ibug68"
+    """An embedded model's name, or the path of a model file."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    args = tyro.cli(Info, args=arguments, prog="cascade-kp info")
+    try:
+        return _info(args)
+    except CascadeError as error:
+        print(f"cascade-kp: {error}", file=sys.stderr)
+        return 2
+
+
+def _info(args: Info) -> int:
+    from cascade_kp.config import to_dict
+    from cascade_kp.weights import load_model, model_path
+
+    path = model_path(args.model)
+    cascade, info = load_model(path)
+    counts = {
+        name: sum(p.numel() for p in child.parameters())
+        for name, child in [("coarse", cascade.coarse), *[(f"regions.{n}", m) for n, m in cascade.regions.items()]]
+    }
+    if cascade.boxes is not None:
+        counts["boxes"] = sum(p.numel() for p in cascade.boxes.parameters())
+    content = {
+        "name": info.name,
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "scheme": info.scheme.to_dict(),
+        "config": to_dict(info.config),
+        "parameters": counts,
+        "recipe": info.recipe,
+        "data": info.data,
+        "metrics": list(info.metrics),
+        "licence": info.licence,
+        "history": list(info.history),
+    }
+    if args.json:
+        print(json.dumps(content))
+        return 0
+    print(f"{info.name}: {info.scheme}")
+    print(f"  file        {path}, {content['bytes']:,} bytes")
+    print(f"  sha256      {content['sha256']}")
+    for name, count in counts.items():
+        net = info.config.coarse if name == "coarse" else info.config.boxes
+        if name.startswith("regions."):
+            net = info.config.regions[name.removeprefix("regions.")].net
+        if net is not None:
+            trunk = f"ResNet-{net.trunk.depth} of width {net.trunk.width}, {net.trunk.stages} stages"
+            print(f"  {name:<18}{count:>11,} parameters, {net.input_px} px, {trunk}, {net.head}")
+    print(f"  data        {json.dumps(info.data)}")
+    for metric in info.metrics:
+        print(f"  measured    {json.dumps(metric)}")
+    print(f"  licence     {info.licence}")
+    for step in info.history:
+        print(f"  history     {json.dumps(step)}")
+    print("  (--json prints the scheme, the configuration and the recipe too)")
+    return 0

@@ -1,0 +1,245 @@
+"""A picture goes in, faces come out: detection, stage one, regions, and the way back to the picture's pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from cascade_kp import geometry, images
+from cascade_kp.detect import FaceDetector, non_maximum_suppression
+from cascade_kp.errors import CascadeError, InputError
+from cascade_kp.runtime.pytorch import Points, TorchRuntime
+from cascade_kp.structures import Face
+from cascade_kp.weights import ModelInfo, load_model
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cascade_kp.detect import Detector
+    from cascade_kp.models.cascade import Stage
+    from cascade_kp.schemes import Scheme
+
+__all__ = ["Pipeline"]
+
+_RETRY_ROLLS_DEG = (-45.0, 45.0, -90.0, 90.0, 180.0)
+_SAME_FACE_IOU = 0.4
+_BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Faces to be refined, cut out of one picture: the picture itself is no longer needed."""
+
+    crops: list[geometry.WorkingCrop]
+    boxes: NDArray[np.float32]  # (N, 4) xyxy px
+    rolls: NDArray[np.float32]  # (N,) radians
+    detected: bool  # by a detector: duplicates are possible, and the order is ours
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+class Pipeline:
+    """Keypoints of every face in a picture, offline, from weights that come with the package.
+
+    Args:
+        model: an embedded model's name, or the path of a ``.safetensors`` model file.
+        stage: ``regions`` for the whole cascade, ``coarse`` to stop after stage one.
+        device: where torch runs, such as ``cpu`` or ``cuda:0``.
+        backend: ``auto`` or ``torch``; ``onnxruntime`` is reserved and refused for now.
+        threads: of CPU kernels; None leaves torch's own setting.
+        detector: any callable ``image (H, W, 3) uint8 RGB -> (N, 5)`` xyxy px and score, boxes tight round the
+            keypoints; ``"default"`` for the embedded one; None takes the whole picture as one face.
+        min_score: a detected box counts as a face if stage one gives it at least this probability. Boxes that the
+            caller supplies are never rejected.
+
+    Raises:
+        ModelError: the model is unknown or its file cannot be used.
+        InputError: an option has no such value, or the device is not there.
+
+    Example:
+        >>> pipe = Pipeline()
+        >>> faces = pipe("photo.jpg")
+        >>> faces[0].keypoints.shape
+        (68, 2)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "ibug68",
+        *,
+        stage: Stage = "regions",
+        device: str = "cpu",
+        backend: Literal["auto", "torch", "onnxruntime"] = "auto",
+        threads: int | None = None,
+        detector: Detector | Literal["default"] | None = "default",
+        min_score: float = 0.5,
+    ) -> None:
+        if stage not in ("coarse", "regions"):
+            raise InputError(f"stage: expected 'coarse' or 'regions', got {stage!r}")
+        if backend not in ("auto", "torch"):
+            raise InputError(f"backend: expected 'auto' or 'torch' in this version, got {backend!r}")
+        if not 0.0 <= min_score <= 1.0:
+            raise InputError(f"min_score: expected a probability from 0 to 1, got {min_score!r}")
+        if not (detector is None or detector == "default" or callable(detector)):
+            raise InputError(f"detector: expected a callable, 'default' or None, got {detector!r}")
+        cascade, self._info = load_model(model)
+        self._runtime = TorchRuntime(cascade, device, threads)
+        self._stage: Stage = stage
+        self._detector: Detector | None = FaceDetector() if detector == "default" else detector
+        self._min_score = min_score
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model's file says of itself."""
+        return self._info
+
+    @property
+    def scheme(self) -> Scheme:
+        """The model's keypoint scheme."""
+        return self._info.scheme
+
+    def __repr__(self) -> str:
+        """One line: model, stage, device."""
+        return f"Pipeline({self._info.name!r}, stage={self._stage!r}, device={str(self._runtime.device)!r})"
+
+    @overload
+    def __call__(self, source: list[Any] | tuple[Any, ...], boxes: Sequence[Any] | None = None) -> list[list[Face]]: ...
+
+    @overload
+    def __call__(self, source: object, boxes: object = None) -> list[Face]: ...
+
+    def __call__(self, source: object, boxes: Any = None) -> list[Face] | list[list[Face]]:
+        """Find the faces of a picture, or of each picture of a list.
+
+        Args:
+            source: a path, PIL image or array, as :func:`cascade_kp.images.as_image` takes them; or a list of these.
+            boxes: (N, 4) xyxy px, tight boxes of the faces in the upright picture: the detector is skipped, and the
+                faces come in this order. For a list of pictures, a list of such arrays (None to detect).
+
+        Returns:
+            The faces, largest first unless boxes were given; empty where there is none. For a list, a list of these.
+
+        Raises:
+            ImageError: a picture cannot be used; the message names it.
+            InputError: the boxes cannot be used.
+        """
+        if not isinstance(source, (list, tuple)):
+            return self._refine([self._prepare(source, boxes)])[0]
+        if boxes is not None and len(boxes) != len(source):
+            raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {len(boxes)}")
+        given = boxes if boxes is not None else [None] * len(source)
+        return self._refine([self._prepare(one, box) for one, box in zip(source, given, strict=True)])
+
+    def stream(self, sources: Iterable[object], batch_size: int = 32) -> Iterator[list[Face] | CascadeError]:
+        """Find the faces of any number of pictures in constant memory.
+
+        Args:
+            sources: pictures, as for a call; consumed as results are asked for.
+            batch_size: faces refined together, at least.
+
+        Yields:
+            For each picture in order its faces, or the error that it caused: a bad picture stops nothing.
+
+        Raises:
+            InputError: the batch size is not positive.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size: expected a positive whole number, got {batch_size!r}")
+        pending: list[_Candidates | CascadeError] = []
+        for source in sources:
+            try:
+                pending.append(self._prepare(source, None))
+            except CascadeError as error:
+                pending.append(error)
+            # Only small crops wait here; a picture without faces waits too, so it counts as one.
+            if sum(max(1, len(p)) if isinstance(p, _Candidates) else 1 for p in pending) >= batch_size:
+                yield from self._flush(pending)
+                pending = []
+        yield from self._flush(pending)
+
+    def _flush(self, pending: list[_Candidates | CascadeError]) -> Iterator[list[Face] | CascadeError]:
+        done = iter(self._refine([p for p in pending if isinstance(p, _Candidates)]))
+        for item in pending:
+            yield item if isinstance(item, CascadeError) else next(done)
+
+    # ------------------------------------------------------------------------------------------ one picture
+
+    def _prepare(self, source: object, boxes: object) -> _Candidates:
+        """Decode, find boxes, and cut out what the networks will see."""
+        image = images.as_image(source)
+        h, w = image.shape[:2]
+        if boxes is None and self._detector is not None:
+            return self._detect(image, self._detector, source)
+        given = np.array([[0, 0, w, h]], np.float32) if boxes is None else geometry.check_boxes(boxes, (h, w))
+        return _Candidates(self._crops(image, given), given, np.zeros(len(given), np.float32), detected=False)
+
+    def _detect(self, image: NDArray[np.uint8], detector: Detector, source: object) -> _Candidates:
+        """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again."""
+        if not isinstance(detector, FaceDetector):
+            found = np.asarray(detector(image), np.float32)
+            if found.size == 0:
+                found = np.zeros((0, 5), np.float32)
+            if found.ndim != 2 or found.shape[1] != 5:
+                what = images.describe(source)
+                raise InputError(f"detector: expected (N, 5) xyxy and score for {what}, got shape {found.shape}")
+            geometry.check_boxes(found[:, :4], (image.shape[0], image.shape[1]))
+            return self._judge(image, found, np.zeros(len(found), np.float32))
+        found, rolls = detector.detect(image)
+        faces = self._judge(image, found, np.radians(rolls))
+        if len(faces) == 0:
+            found, rolls = detector.detect(image, _RETRY_ROLLS_DEG)
+            faces = self._judge(image, found, np.radians(rolls))
+        return faces
+
+    def _judge(self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32]) -> _Candidates:
+        crops = self._crops(image, found[:, :4])
+        keep = np.zeros(0, np.intp)
+        if crops:
+            keep = np.flatnonzero(self._runtime.score(crops, found[:, :4], rolls) >= self._min_score)
+        return _Candidates([crops[i] for i in keep], found[keep, :4], rolls[keep], detected=True)
+
+    def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[geometry.WorkingCrop]:
+        config = self._info.config
+        return [geometry.working_crop(image, box, config.working_face_px, config.working_context) for box in boxes]
+
+    # ------------------------------------------------------------------------------------------ many pictures
+
+    def _refine(self, pending: list[_Candidates]) -> list[list[Face]]:
+        """Run the cascade on the faces of all pictures together and hand them back picture by picture."""
+        crops = [crop for candidates in pending for crop in candidates.crops]
+        if not crops:
+            return [[] for _ in pending]
+        boxes = np.concatenate([candidates.boxes for candidates in pending])
+        rolls = np.concatenate([candidates.rolls for candidates in pending])
+        chunks = [slice(i, i + _BATCH) for i in range(0, len(crops), _BATCH)]
+        parts = [self._runtime.run(crops[c], boxes[c], rolls[c], self._stage) for c in chunks]
+        points = Points(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+        results, start = [], 0
+        for candidates in pending:
+            part = Points(*(field[start : start + len(candidates)] for field in points))
+            start += len(candidates)
+            faces = [self._face(part, i) for i in range(len(candidates))]
+            results.append(_without_duplicates(faces) if candidates.detected else faces)
+        return results
+
+    def _face(self, points: Points, i: int) -> Face:
+        return Face.from_keypoints(
+            points.keypoints[i], self.scheme, sigma=points.sigma[i], coarse=points.coarse[i], score=float(points.score[i])
+        )
+
+
+
+
+def _without_duplicates(faces: list[Face]) -> list[Face]:
+    """Candidates that ended on the same face become one, the best; largest face first."""
+    if not faces:
+        return []
+    boxes = np.stack([face.box for face in faces])
+    keep = non_maximum_suppression(boxes, [face.score for face in faces], _SAME_FACE_IOU)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return [faces[i] for i in sorted(keep.tolist(), key=lambda i: -areas[i])]

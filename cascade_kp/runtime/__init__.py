@@ -1,0 +1,1 @@
+"""Running a cascade: from working crops to points, on some backend."""

@@ -1,0 +1,146 @@
+"""The PyTorch runtime: eager, with batch norms folded into their convolutions."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cascade_kp import geometry
+from cascade_kp.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from cascade_kp.geometry import WorkingCrop
+    from cascade_kp.models.cascade import Cascade, Stage
+
+__all__ = ["Points", "TorchRuntime"]
+
+
+class Points(NamedTuple):
+    """The answer for N faces, each in its image's frame.
+
+    Attributes:
+        keypoints: (N, K, 2) float32 px.
+        sigma: (N, K) float32 px.
+        coarse: (N, K, 2) float32 px.
+        score: (N,) float32, probability of a face.
+    """
+
+    keypoints: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    coarse: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+class TorchRuntime:
+    """Runs a cascade on a torch device.
+
+    Args:
+        cascade: the networks; they are taken over, moved to the device and folded.
+        device: where to run, as torch names it.
+        threads: for CPU kernels; None leaves torch's own setting.
+
+    Raises:
+        InputError: the device is unknown or not there, or the number of threads is not positive.
+    """
+
+    def __init__(self, cascade: Cascade, device: str = "cpu", threads: int | None = None) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InputError(f"threads: expected a positive whole number or None, got {threads!r}")
+        try:
+            self.device = torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"device: expected one that torch can use here, got {device!r}: {reason}") from error
+        self.threads = threads
+        _fold_norms(cascade)
+        self.cascade = cascade.to(self.device, memory_format=torch.channels_last).eval()
+
+    def run(
+        self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32], angles: NDArray[np.float32], stage: Stage
+    ) -> Points:
+        """Find the keypoints of N faces.
+
+        Args:
+            crops: N working crops.
+            boxes: (N, 4) xyxy px, each in its image's frame.
+            angles: (N,) radians, roll of each face as far as it is known.
+            stage: ``coarse`` or ``regions``.
+
+        Returns:
+            Points in the frames of the images.
+        """
+        canvases, canvas_boxes, to_image = self._canvases(crops, boxes)
+        with self._settings():
+            out = self.cascade(
+                self._images(canvases), self._tensor(canvas_boxes), self._tensor(angles), stage=stage
+            )
+            matrix = self._tensor(to_image)
+            scale = torch.sqrt(matrix[:, 0, 0] * matrix[:, 1, 1])[:, None]
+            return Points(
+                geometry.apply(matrix, out.keypoints).cpu().numpy(),
+                (out.sigma * scale).cpu().numpy(),
+                geometry.apply(matrix, out.coarse).cpu().numpy(),
+                out.face.cpu().numpy(),
+            )
+
+    def score(
+        self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32], angles: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """How probable it is that each box holds a face: stage one once, and nothing else. (N,) in [0, 1]."""
+        canvases, canvas_boxes, _ = self._canvases(crops, boxes)
+        with self._settings():
+            frames = self.cascade.coarse.frames(self._tensor(canvas_boxes), self._tensor(angles))
+            net = self.cascade.coarse.net
+            prediction = net(geometry.sample(self._images(canvases), frames, net.config.input_px))
+            score: NDArray[np.float32] = prediction.face.sigmoid().cpu().numpy()
+        return score
+
+    def _canvases(
+        self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+        canvases, to_image = geometry.stack_crops(crops)
+        scale = np.tile(to_image[:, [0, 1], [0, 1]], 2)
+        shift = np.tile(to_image[:, :, 2], 2)
+        return canvases, (boxes - shift) / scale, to_image
+
+    def _images(self, canvases: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float()
+
+    def _tensor(self, array: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        # torch's thread count belongs to the process: what the caller had is put back.
+        before = torch.get_num_threads()
+        change = self.threads is not None and self.threads != before
+        if change and self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            if change:
+                torch.set_num_threads(before)
+
+
+def _fold_norms(module: nn.Module) -> None:
+    """Fold every batch norm that directly follows a convolution into it, in place."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            for i in range(len(child) - 1):
+                conv, norm = child[i], child[i + 1]
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    child[i] = fuse_conv_bn_eval(conv, norm)
+                    child[i + 1] = nn.Identity()
+        _fold_norms(child)

@@ -1,0 +1,224 @@
+"""Model files: a cascade's tensors as safetensors, and everything about them as one JSON string in the header.
+
+Never pickle. A file is refused, before memory is allocated for it, when it is damaged, of a newer format, or when
+its tensors are not exactly those that its own configuration asks for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cascade_kp.config import CascadeConfig, from_dict, to_dict
+from cascade_kp.errors import CascadeError, ModelError
+from cascade_kp.models.cascade import Cascade
+from cascade_kp.schemes import Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMAT_VERSION", "ModelInfo", "available_models", "load_model", "model_path", "save_model"]
+
+FORMAT_VERSION = 1
+_KEY = "cascade_kp"
+_MAX_HEADER_BYTES = 16 << 20
+_DTYPES = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}
+_PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself.
+
+    Attributes:
+        name: of the model.
+        scheme: of its keypoints.
+        config: of its networks.
+        recipe: the recipe it was trained by, as plain values.
+        data: what it was trained on: folders, counts, hashes.
+        metrics: measured results, each with its protocol.
+        licence: of the weights and of the data they come from.
+        history: what was done to it, oldest first.
+    """
+
+    name: str
+    scheme: Scheme
+    config: CascadeConfig
+    recipe: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: tuple[dict[str, Any], ...] = ()
+    licence: str = ""
+    history: tuple[dict[str, Any], ...] = ()
+
+
+def _embedded() -> dict[str, Path]:
+    folder = resources.files("cascade_kp") / "assets"
+    files = (Path(str(item)) for item in folder.iterdir() if item.name.endswith(".safetensors"))
+    return {path.stem: path for path in sorted(files)}
+
+
+def available_models() -> tuple[str, ...]:
+    """Names of the embedded models."""
+    return tuple(_embedded())
+
+
+def model_path(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of an embedded model's name, or the path itself if it is one.
+
+    Raises:
+        ModelError: neither; the message lists the embedded models.
+    """
+    known = _embedded()
+    text = os.fspath(name_or_path)
+    if text in known:
+        return known[text]
+    path = Path(text)
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(text, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    expected = f"an embedded model ({', '.join(known) or 'there is none'}) or the path of a .safetensors file"
+    raise ModelError(f"model: expected {expected}, got {text!r}{hint}")
+
+
+def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, dtype: str = "F16") -> None:
+    """Write a model file: whole or not at all.
+
+    Args:
+        path: of the file; what stands there is replaced.
+        cascade: its networks.
+        info: all about them; its scheme and configuration are taken from the cascade.
+        dtype: of the stored tensors, ``F16`` or ``F32``.
+
+    Raises:
+        ModelError: the folder cannot be written to, or the dtype is another.
+    """
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype: expected one of {sorted(_DTYPES)}, got {dtype!r}")
+    info = replace(info, scheme=cascade.scheme, config=cascade.config)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "name": info.name,
+        "scheme": info.scheme.to_dict(),
+        "config": to_dict(info.config),
+        "recipe": info.recipe,
+        "data": info.data,
+        "metrics": list(info.metrics),
+        "licence": info.licence,
+        "history": list(info.history),
+    }
+    tensors = {
+        key: value.detach().cpu().to(_DTYPES[dtype] if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in _stored(cascade).items()
+    }
+    target = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".saving-") as scratch:
+            half = Path(scratch) / target.name
+            save_file(tensors, half, {_KEY: json.dumps(header)})
+            half.chmod(0o644)
+            os.replace(half, target)
+    except OSError as error:
+        raise ModelError(f"{target}: cannot be written: {error}") from error
+
+
+def _stored(cascade: Cascade) -> dict[str, Tensor]:
+    # The batch counters of the norm layers serve training only.
+    return {k: v for k, v in cascade.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def load_model(name_or_path: str | os.PathLike[str]) -> tuple[Cascade, ModelInfo]:
+    """Read a model file.
+
+    Args:
+        name_or_path: an embedded model's name or a path.
+
+    Returns:
+        The cascade in float32, ready for inference, and what the file says of itself.
+
+    Raises:
+        ModelError: unknown, damaged, not safetensors, of a newer format, or tensors that do not fit the configuration.
+    """
+    path = model_path(name_or_path)
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = _read_info(path, file.metadata())
+            shapes = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            with torch.device("meta"):
+                expected = _stored(Cascade(info.config, info.scheme))
+            _check_tensors(path, expected, {k: (v.get_shape(), v.get_dtype()) for k, v in shapes.items()})
+            values = {key: file.get_tensor(key).float() for key in expected}
+    except SafetensorError as error:
+        raise ModelError(f"{path}: expected a whole safetensors file, got a damaged one: {error}") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    for key, value in values.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{path}: expected finite weights, got NaN or infinity in {key!r}")
+    with torch.device("meta"):
+        cascade = Cascade(info.config, info.scheme)
+    cascade.to_empty(device="cpu")
+    cascade.load_state_dict(values, strict=False)
+    return cascade.eval().requires_grad_(requires_grad=False), info
+
+
+def _check_start(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(_PICKLE_STARTS):
+        raise ModelError(f"{path}: expected a safetensors file, got a pickle or zip archive, which is never loaded")
+    if len(start) < 8:
+        raise ModelError(f"{path}: expected a safetensors file, got {len(start)} bytes")
+    length = int.from_bytes(start, "little")
+    if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
+        raise ModelError(f"{path}: expected a safetensors file, got a header of {length} bytes")
+
+
+def _read_info(path: Path, metadata: dict[str, str] | None) -> ModelInfo:
+    if not metadata or _KEY not in metadata:
+        raise ModelError(f"{path}: expected a cascade_kp model, got a safetensors file without that header")
+    try:
+        header = json.loads(metadata[_KEY])
+        version = header["format_version"]
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ModelError(
+                f"{path}: expected format version {FORMAT_VERSION} or older, got {version!r}; upgrade cascade_kp"
+            )
+        return ModelInfo(
+            name=str(header["name"]),
+            scheme=Scheme.from_dict(header["scheme"]),
+            config=from_dict(CascadeConfig, header["config"]),
+            recipe=dict(header["recipe"]),
+            data=dict(header["data"]),
+            metrics=tuple(header["metrics"]),
+            licence=str(header["licence"]),
+            history=tuple(header["history"]),
+        )
+    except ModelError:
+        raise
+    except (CascadeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: expected a valid cascade_kp header, got {type(error).__name__}: {error}") from error
+
+
+def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, tuple[list[int], str]]) -> None:
+    missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or surplus:
+        what = f"misses {missing[0]!r}" if missing else f"has {surplus[0]!r} too many"
+        raise ModelError(f"{path}: expected the {len(expected)} tensors of its configuration, but it {what}")
+    for key, tensor in expected.items():
+        shape, dtype = found[key]
+        if list(shape) != list(tensor.shape) or dtype not in _DTYPES:
+            raise ModelError(
+                f"{path}: expected {key!r} of shape {list(tensor.shape)} in {sorted(_DTYPES)}, got {list(shape)} {dtype}"
+            )
