@@ -15,9 +15,9 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -30,6 +30,9 @@ from cascade_kp.detect import CASCADES, BoxMap, FaceDetector, box_iou
 from cascade_kp.errors import DataError
 from cascade_kp.formats import read_pts
 from cascade_kp.images import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 FloatArray = npt.NDArray[np.float64]
 Windows = dict[str, FloatArray]
@@ -99,7 +102,7 @@ def faces(folder: Path, count: int | None, seed: int = 0) -> list[Picture]:
     paths = sorted(p for p in folder.glob("*") if p.suffix in {".jpg", ".png"} and p.with_suffix(".pts").is_file())
     if not paths:
         raise DataError(f"expected pictures with .pts files in {folder}, found none")
-    random.Random(seed).shuffle(paths)
+    random.Random(seed).shuffle(paths)  # noqa: S311 - a sample, not a secret
     name = "/".join(folder.parts[folder.parts.index("300w") + 1 :]) if "300w" in folder.parts else folder.name
     return [Picture(p, name, tight_box(p.with_suffix(".pts"))[None]) for p in paths[:count]]
 
@@ -122,7 +125,7 @@ def subset(windows: Windows, scale: float, cascades: Cascades) -> Windows:
     }
 
 
-def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[str, float | list[float]]:
+def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[str, float]:
     """Median offset and scale from a cascade's windows to the tight box.
 
     One sample per annotated face: the median of those windows whose box overlaps its tight box by IoU > 0.35.
@@ -165,18 +168,21 @@ def fit_map(scans: Sequence[tuple[Picture, Windows, float]], name: str) -> dict[
         "spread": round(float(np.sqrt((deviation**2).mean())), 4),
         "level": round(float(np.median(levels)), 4),
         "level_std": round(float(levels.std()), 4),
-        "std": [round(float(v), 4) for v in deviation],
+        "std_dx": round(float(deviation[0]), 4),
+        "std_dy": round(float(deviation[1]), 4),
+        "std_log_w": round(float(deviation[2]), 4),
+        "std_log_h": round(float(deviation[3]), 4),
         "faces": len(samples),
     }
 
 
 def fit_evidence(
-    scans: Sequence[tuple[Picture, Windows, float]], cascades: Cascades
+    scans: Sequence[tuple[Picture, Windows, float]], cascades: Cascades, maps: Mapping[str, BoxMap]
 ) -> dict[str, float | dict[str, float]]:
     """Logistic regression of "is a face" on log(1 + strength of each cascade's windows); weights are not negative."""
     features, labels = [], []
     for picture, windows, scale in scans:
-        boxes, strengths = detect.group_windows(subset(windows, scale, cascades))
+        boxes, strengths = detect.group_windows(subset(windows, scale, cascades), maps)
         if not len(boxes):
             continue
         overlap = box_iou(boxes, picture.truth).max(axis=1)
@@ -204,16 +210,16 @@ def fit_evidence(
 
 def write_asset(scans: Sequence[tuple[Picture, Windows, float]], max_side: int) -> None:
     """Fits maps and scores and writes the package data file."""
-    content: dict[str, object] = {
+    fitted = {name: fit_map(scans, name) for name in CASCADES}
+    maps = {name: BoxMap(*(float(values[field]) for field in BoxMap._fields)) for name, values in fitted.items()}
+    joins = {detect.join_key(c): fit_evidence(scans, c, maps) for c in JOINS}
+    content = {
         "format": 1,
         "about": "written by python -m benchmarks.detector DATA --fit on training data; see cascade_kp/detect.py",
         "max_side": max_side,
-        "cascades": {name: fit_map(scans, name) for name in CASCADES},
-        "joins": {"all": {"weights": dict.fromkeys(CASCADES, 1.0), "bias": 0.0}},
+        "cascades": fitted,
+        "joins": {"all": joins[detect.join_key(EVERYTHING)], **joins},
     }
-    _save(content)  # the groups that the scores are fitted on need the maps
-    joins = {detect.join_key(c): fit_evidence(scans, c) for c in JOINS}
-    content["joins"] = {"all": joins[detect.join_key(EVERYTHING)], **joins}
     _save(content)
     fit = residuals(scans, FaceDetector(max_side=max_side).cascades)
     content["merged"] = {"std": [round(float(v), 4) for v in fit.std(axis=0)], "faces": len(fit)}
@@ -302,7 +308,9 @@ def rotated(pictures: Sequence[Picture], max_side: int, roll: float, tried: Sequ
     for row, angles in enumerate(tried):
         recall, alarms, seconds = hits[row] / len(pictures)
         print(
-            f"roll {roll:+5.0f}  tried {angles!s:32}  recall {recall:6.1%}  alarms {alarms:5.2f}  ms {1000 * seconds:5.0f}"
+            f"roll {roll:+5.0f}  tried {angles!s:32}  recall {recall:6.1%}  alarms {alarms:5.2f}  "
+            f"ms {1000 * seconds:5.0f}",
+            flush=True,
         )
 
 

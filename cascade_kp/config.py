@@ -69,7 +69,8 @@ class NetConfig:
 
     def __post_init__(self) -> None:
         stride = 2 ** (self.trunk.stages + 1)
-        _check(self.input_px >= stride and self.input_px % stride == 0, "input_px", f"a multiple of {stride}", self.input_px)
+        fits = self.input_px >= stride and self.input_px % stride == 0
+        _check(fits, "input_px", f"a multiple of {stride}", self.input_px)
         _check(self.head in ("soft_argmax", "direct"), "head", "'soft_argmax' or 'direct'", self.head)
         _check(self.head_width >= 1, "head_width", "at least 1", self.head_width)
         if self.head == "soft_argmax":
@@ -262,14 +263,14 @@ def _convert(hint: Any, value: object, where: str) -> object:  # noqa: ANN401, P
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table, got {type(value).__name__}")
         return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if origin is tuple:
+    if origin is tuple:  # only tuple[X, ...] occurs
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-        if len(value) != len(args):
-            raise ConfigError(f"{where}: expected {len(args)} values, got {len(value)}")
-        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    return _convert_plain(hint, value, where)
+
+
+def _convert_plain(hint: Any, value: object, where: str) -> object:  # noqa: ANN401
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascade_kp import geometry, images
 from cascade_kp.detect import FaceDetector, non_maximum_suppression
 from cascade_kp.errors import CascadeError, InputError
-from cascade_kp.runtime.pytorch import Points, TorchRuntime
+from cascade_kp.runtime import Points, make_runtime
 from cascade_kp.structures import Face
 from cascade_kp.weights import ModelInfo, load_model
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from cascade_kp.detect import Detector
     from cascade_kp.models.cascade import Stage
+    from cascade_kp.runtime import Backend
     from cascade_kp.schemes import Scheme
 
 __all__ = ["Pipeline"]
@@ -50,7 +50,7 @@ class Pipeline:
         model: an embedded model's name, or the path of a ``.safetensors`` model file.
         stage: ``regions`` for the whole cascade, ``coarse`` to stop after stage one.
         device: where torch runs, such as ``cpu`` or ``cuda:0``.
-        backend: ``auto`` or ``torch``; ``onnxruntime`` is reserved and refused for now.
+        backend: ``torch``, ``onnxruntime`` (CPU only, and faster there), or ``auto`` to choose.
         threads: of CPU kernels; None leaves torch's own setting.
         detector: any callable ``image (H, W, 3) uint8 RGB -> (N, 5)`` xyxy px and score, boxes tight round the
             keypoints; ``"default"`` for the embedded one; None takes the whole picture as one face.
@@ -74,24 +74,21 @@ class Pipeline:
         *,
         stage: Stage = "regions",
         device: str = "cpu",
-        backend: Literal["auto", "torch", "onnxruntime"] = "auto",
+        backend: Backend = "auto",
         threads: int | None = None,
         detector: Detector | Literal["default"] | None = "default",
         min_score: float = 0.5,
     ) -> None:
         if stage not in ("coarse", "regions"):
             raise InputError(f"stage: expected 'coarse' or 'regions', got {stage!r}")
-        if backend not in ("auto", "torch"):
-            raise InputError(f"backend: expected 'auto' or 'torch' in this version, got {backend!r}")
-        if not 0.0 <= min_score <= 1.0:
-            raise InputError(f"min_score: expected a probability from 0 to 1, got {min_score!r}")
-        if not (detector is None or detector == "default" or callable(detector)):
+        default = isinstance(detector, str) and detector == "default"
+        if not (default or detector is None or callable(detector)):
             raise InputError(f"detector: expected a callable, 'default' or None, got {detector!r}")
+        self._min_score = _probability(min_score)
         cascade, self._info = load_model(model)
-        self._runtime = TorchRuntime(cascade, device, threads)
+        self._runtime = make_runtime(cascade, device, backend, threads)
         self._stage: Stage = stage
-        self._detector: Detector | None = FaceDetector() if detector == "default" else detector
-        self._min_score = min_score
+        self._detector: Detector | None = FaceDetector() if isinstance(detector, str) else detector
 
     @property
     def info(self) -> ModelInfo:
@@ -107,8 +104,10 @@ class Pipeline:
         """One line: model, stage, device."""
         return f"Pipeline({self._info.name!r}, stage={self._stage!r}, device={str(self._runtime.device)!r})"
 
-    @overload
-    def __call__(self, source: list[Any] | tuple[Any, ...], boxes: Sequence[Any] | None = None) -> list[list[Face]]: ...
+    @overload  # a list is an object too, and the first signature that fits is taken
+    def __call__(  # type: ignore[overload-overlap]
+        self, source: list[Any] | tuple[Any, ...], boxes: Sequence[Any] | None = None
+    ) -> list[list[Face]]: ...
 
     @overload
     def __call__(self, source: object, boxes: object = None) -> list[Face]: ...
@@ -130,10 +129,12 @@ class Pipeline:
         """
         if not isinstance(source, (list, tuple)):
             return self._refine([self._prepare(source, boxes)])[0]
-        if boxes is not None and len(boxes) != len(source):
-            raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {len(boxes)}")
-        given = boxes if boxes is not None else [None] * len(source)
-        return self._refine([self._prepare(one, box) for one, box in zip(source, given, strict=True)])
+        if boxes is None:
+            boxes = [None] * len(source)
+        count = len(boxes) if hasattr(boxes, "__len__") else type(boxes).__name__
+        if count != len(source):
+            raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {count}")
+        return self._refine([self._prepare(one, box) for one, box in zip(source, boxes, strict=True)])
 
     def stream(self, sources: Iterable[object], batch_size: int = 32) -> Iterator[list[Face] | CascadeError]:
         """Find the faces of any number of pictures in constant memory.
@@ -146,10 +147,17 @@ class Pipeline:
             For each picture in order its faces, or the error that it caused: a bad picture stops nothing.
 
         Raises:
-            InputError: the batch size is not positive.
+            InputError: the batch size is not positive, or a single picture came in place of several. At once, before
+                the first result is asked for.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if type(batch_size) is not int or batch_size < 1:  # True is an int, and no size
             raise InputError(f"batch_size: expected a positive whole number, got {batch_size!r}")
+        if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
+            what = images.describe(sources)
+            raise InputError(f"stream: expected an iterable of pictures, such as [image], got {what}")
+        return self._stream(sources, batch_size)
+
+    def _stream(self, sources: Iterable[object], batch_size: int) -> Iterator[list[Face] | CascadeError]:
         pending: list[_Candidates | CascadeError] = []
         for source in sources:
             try:
@@ -175,19 +183,24 @@ class Pipeline:
         h, w = image.shape[:2]
         if boxes is None and self._detector is not None:
             return self._detect(image, self._detector, source)
-        given = np.array([[0, 0, w, h]], np.float32) if boxes is None else geometry.check_boxes(boxes, (h, w))
+        given = _checked([[0, 0, w, h]] if boxes is None else boxes, image, source)
         return _Candidates(self._crops(image, given), given, np.zeros(len(given), np.float32), detected=False)
 
     def _detect(self, image: NDArray[np.uint8], detector: Detector, source: object) -> _Candidates:
         """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again."""
         if not isinstance(detector, FaceDetector):
-            found = np.asarray(detector(image), np.float32)
+            answer = detector(image)
+            try:
+                found = np.asarray(answer, np.float32)
+            except (TypeError, ValueError):
+                found = np.zeros((), np.float32)
             if found.size == 0:
                 found = np.zeros((0, 5), np.float32)
             if found.ndim != 2 or found.shape[1] != 5:
+                got = f"shape {found.shape}" if found.ndim else type(answer).__name__
                 what = images.describe(source)
-                raise InputError(f"detector: expected (N, 5) xyxy and score for {what}, got shape {found.shape}")
-            geometry.check_boxes(found[:, :4], (image.shape[0], image.shape[1]))
+                raise InputError(f"{what}: detector: expected numbers of shape (N, 5), xyxy and score, got {got}")
+            _checked(found[:, :4], image, source, "detector: ")
             return self._judge(image, found, np.zeros(len(found), np.float32))
         found, rolls = detector.detect(image)
         faces = self._judge(image, found, np.radians(rolls))
@@ -229,10 +242,26 @@ class Pipeline:
 
     def _face(self, points: Points, i: int) -> Face:
         return Face.from_keypoints(
-            points.keypoints[i], self.scheme, sigma=points.sigma[i], coarse=points.coarse[i], score=float(points.score[i])
+            points.keypoints[i],
+            self.scheme,
+            sigma=points.sigma[i],
+            coarse=points.coarse[i],
+            score=float(points.score[i]),
         )
 
 
+def _probability(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0.0 <= value <= 1.0:
+        raise InputError(f"min_score: expected a probability from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _checked(boxes: object, image: NDArray[np.uint8], source: object, origin: str = "") -> NDArray[np.float32]:
+    """Boxes that came from outside, proven; the message says of which picture they are."""
+    try:
+        return geometry.check_boxes(boxes, (image.shape[0], image.shape[1]))
+    except InputError as error:
+        raise InputError(f"{images.describe(source)}: {origin}{error}") from error
 
 
 def _without_duplicates(faces: list[Face]) -> list[Face]:

@@ -79,16 +79,20 @@ def model_path(name_or_path: str | os.PathLike[str]) -> Path:
         ModelError: neither; the message lists the embedded models.
     """
     known = _embedded()
-    text = os.fspath(name_or_path)
+    expected = f"an embedded model ({', '.join(known) or 'there is none'}) or the path of a .safetensors file"
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise ModelError(f"model: expected {expected}, got {type(name_or_path).__name__}")
+    text = os.fsdecode(name_or_path)
     if text in known:
         return known[text]
     path = Path(text)
     if path.is_file():
         return path
+    if text and path.is_dir():
+        raise ModelError(f"model: expected {expected}, got the folder {text!r}")
     near = difflib.get_close_matches(text, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    expected = f"an embedded model ({', '.join(known) or 'there is none'}) or the path of a .safetensors file"
-    raise ModelError(f"model: expected {expected}, got {text!r}{hint}")
+    raise ModelError(f"model: expected {expected}, got {text!r}, which is neither{hint}")
 
 
 def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, dtype: str = "F16") -> None:
@@ -98,10 +102,11 @@ def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, 
         path: of the file; what stands there is replaced.
         cascade: its networks.
         info: all about them; its scheme and configuration are taken from the cascade.
-        dtype: of the stored tensors, ``F16`` or ``F32``.
+        dtype: of the stored tensors, ``F16``, ``F32`` or ``BF16``.
 
     Raises:
-        ModelError: the folder cannot be written to, or the dtype is another.
+        ModelError: the folder cannot be written to, the dtype is another, a weight is not finite in it, or what the
+            info says cannot be said in JSON.
     """
     if dtype not in _DTYPES:
         raise ModelError(f"dtype: expected one of {sorted(_DTYPES)}, got {dtype!r}")
@@ -121,15 +126,22 @@ def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, 
         key: value.detach().cpu().to(_DTYPES[dtype] if value.is_floating_point() else value.dtype).contiguous()
         for key, value in _stored(cascade).items()
     }
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{path}: expected weights that are finite in {dtype}, got NaN or infinity in {key!r}")
+    try:
+        text = json.dumps(header)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: expected an info of plain values that JSON can hold, got: {error}") from error
     target = Path(path)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".saving-") as scratch:
             half = Path(scratch) / target.name
-            save_file(tensors, half, {_KEY: json.dumps(header)})
+            save_file(tensors, half, {_KEY: text})
             half.chmod(0o644)
-            os.replace(half, target)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot be written: {error}") from error
+            half.replace(target)
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
+        raise ModelError(f"{target}: expected a file that can be written, got: {error}") from error
 
 
 def _stored(cascade: Cascade) -> dict[str, Tensor]:
@@ -150,39 +162,53 @@ def load_model(name_or_path: str | os.PathLike[str]) -> tuple[Cascade, ModelInfo
         ModelError: unknown, damaged, not safetensors, of a newer format, or tensors that do not fit the configuration.
     """
     path = model_path(name_or_path)
-    _check_start(path)
     try:
+        _check_start(path)
         with safe_open(path, framework="pt") as file:
             info = _read_info(path, file.metadata())
             shapes = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            with torch.device("meta"):
-                expected = _stored(Cascade(info.config, info.scheme))
+            cascade = _without_memory(path, info)
+            expected = _stored(cascade)
             _check_tensors(path, expected, {k: (v.get_shape(), v.get_dtype()) for k, v in shapes.items()})
             values = {key: file.get_tensor(key).float() for key in expected}
     except SafetensorError as error:
         raise ModelError(f"{path}: expected a whole safetensors file, got a damaged one: {error}") from error
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+        raise ModelError(f"{path}: expected a file that can be read, got: {error}") from error
     for key, value in values.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: expected finite weights, got NaN or infinity in {key!r}")
-    with torch.device("meta"):
-        cascade = Cascade(info.config, info.scheme)
     cascade.to_empty(device="cpu")
     cascade.load_state_dict(values, strict=False)
+    for key, value in cascade.state_dict().items():
+        if key not in values:  # the batch counters, which no file holds
+            value.zero_()
     return cascade.eval().requires_grad_(requires_grad=False), info
 
 
+def _without_memory(path: Path, info: ModelInfo) -> Cascade:
+    """The networks that a file's header asks for, without memory for their weights, whatever their size."""
+    try:
+        with torch.device("meta"):
+            return Cascade(info.config, info.scheme)
+    except (CascadeError, RuntimeError, OverflowError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{path}: expected a configuration that networks can be built from, got: {reason}") from error
+
+
 def _check_start(path: Path) -> None:
+    """Refuse what safetensors would not read anyway, with a better message, and headers of absurd length."""
     with path.open("rb") as file:
         start = file.read(8)
-    if start.startswith(_PICKLE_STARTS):
-        raise ModelError(f"{path}: expected a safetensors file, got a pickle or zip archive, which is never loaded")
     if len(start) < 8:
-        raise ModelError(f"{path}: expected a safetensors file, got {len(start)} bytes")
+        raise ModelError(f"{path}: expected a safetensors file, got one of {len(start)} bytes")
+    # A safetensors file starts with its header's length, and some lengths look like the start of a pickle.
     length = int.from_bytes(start, "little")
     if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
-        raise ModelError(f"{path}: expected a safetensors file, got a header of {length} bytes")
+        got = f"one that starts with {start!r}"
+        if start.startswith(_PICKLE_STARTS):
+            got = "a pickle or zip archive, which is never loaded"
+        raise ModelError(f"{path}: expected a safetensors file, got {got}")
 
 
 def _read_info(path: Path, metadata: dict[str, str] | None) -> ModelInfo:
@@ -190,11 +216,7 @@ def _read_info(path: Path, metadata: dict[str, str] | None) -> ModelInfo:
         raise ModelError(f"{path}: expected a cascade_kp model, got a safetensors file without that header")
     try:
         header = json.loads(metadata[_KEY])
-        version = header["format_version"]
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ModelError(
-                f"{path}: expected format version {FORMAT_VERSION} or older, got {version!r}; upgrade cascade_kp"
-            )
+        _check_version(path, header["format_version"])
         return ModelInfo(
             name=str(header["name"]),
             scheme=Scheme.from_dict(header["scheme"]),
@@ -207,18 +229,24 @@ def _read_info(path: Path, metadata: dict[str, str] | None) -> ModelInfo:
         )
     except ModelError:
         raise
-    except (CascadeError, ValueError, KeyError, TypeError) as error:
+    except (CascadeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: expected a valid cascade_kp header, got {type(error).__name__}: {error}") from error
+
+
+def _check_version(path: Path, version: object) -> None:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: expected format version {FORMAT_VERSION} or older, got {version!r}; upgrade cascade_kp"
+        )
 
 
 def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, tuple[list[int], str]]) -> None:
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or surplus:
-        what = f"misses {missing[0]!r}" if missing else f"has {surplus[0]!r} too many"
-        raise ModelError(f"{path}: expected the {len(expected)} tensors of its configuration, but it {what}")
+        what = f"lacks {missing[0]!r}" if missing else f"also has {surplus[0]!r}"
+        raise ModelError(f"{path}: expected the {len(expected)} tensors of its configuration, got one that {what}")
     for key, tensor in expected.items():
         shape, dtype = found[key]
         if list(shape) != list(tensor.shape) or dtype not in _DTYPES:
-            raise ModelError(
-                f"{path}: expected {key!r} of shape {list(tensor.shape)} in {sorted(_DTYPES)}, got {list(shape)} {dtype}"
-            )
+            fits = f"shape {list(tensor.shape)} in {', '.join(_DTYPES)}"
+            raise ModelError(f"{path}: expected {key!r} of {fits}, got shape {list(shape)} in {dtype}")

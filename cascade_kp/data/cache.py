@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from cascade_kp import geometry
 from cascade_kp.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from numpy.typing import NDArray
-    from torch import Tensor
 
     from cascade_kp.data.readers import Samples
 
@@ -50,6 +48,13 @@ class FaceCrops:
     def images(self, indices: NDArray[np.intp] | list[int]) -> Tensor:
         """Some of the canvases as the networks take them: (n, 3, S, S) float32 in [0, 255]."""
         return torch.from_numpy(self.canvases[indices]).permute(0, 3, 1, 2).float()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of pixels and labels."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.keypoints.numpy()).tobytes())
+        for canvas in self.canvases:
+            digest.update(np.ascontiguousarray(canvas).tobytes())
+        return digest.hexdigest()
 
     def select(self, indices: NDArray[np.intp] | list[int]) -> FaceCrops:
         """Some of the faces (their pixels are copied into memory)."""
@@ -104,7 +109,9 @@ def _write(parts: list[Samples], total: int, pixels: Path, labels: Path, face_px
     with tempfile.TemporaryDirectory(dir=pixels.parent) as scratch:
         half_pixels, half_labels = Path(scratch) / "crops.npy", Path(scratch) / "crops.npz"
         canvases = np.lib.format.open_memmap(half_pixels, "w+", np.uint8, (total, side, side, 3))
-        keypoints, to_image, names = [], [], []
+        keypoints: list[NDArray[np.float64]] = []
+        to_image: list[NDArray[np.float64]] = []
+        names: list[str] = []
         for part in parts:
             for sample in part:
                 crop = geometry.working_crop(sample["image"], sample["box"], face_px, context)
@@ -121,5 +128,5 @@ def _write(parts: list[Samples], total: int, pixels: Path, labels: Path, face_px
             to_image=np.stack(to_image).astype(np.float32),
             names=np.array(names),
         )
-        os.replace(half_pixels, pixels)
-        os.replace(half_labels, labels)
+        half_pixels.replace(pixels)
+        half_labels.replace(labels)

@@ -5,7 +5,7 @@ Everything here happens in the *canvas* frame: the px of the working crops (see 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -250,10 +250,14 @@ class Cascade(nn.Module):
         Returns:
             (N, k, 2) px and calibrated (N, k) px.
         """
-        module = self.regions[name]
-        share: Tensor = module.fusion
+        module = self.specialist(name)
+        share = module.fusion
         log_sigma = torch.lerp(coarse_sigma.log(), refined_sigma.log(), share)
         return torch.lerp(coarse, refined, share[:, None]), log_sigma.exp() * module.sigma_scale
+
+    def specialist(self, name: str) -> Specialist:
+        """The network of one region."""
+        return cast("Specialist", self.regions[name])
 
     def _region_boxes(self, images: Tensor, frames: Tensor, coarse: Tensor, oracle: Tensor | None) -> Tensor:
         """(N, R, 4) xyxy px of the stage-one crop: from true points, the box network, or stage one's points."""
@@ -261,14 +265,14 @@ class Cascade(nn.Module):
             # The box network sees stage one's crop, at its own resolution.
             full, size = self.config.coarse.input_px, self.boxes.config.input_px
             scale = frames.new_tensor([full / size, full / size, 1.0])
-            corners: Prediction = self.boxes(geometry.sample(images, frames * scale, size))
+            corners = self.boxes(geometry.sample(images, frames * scale, size))
             return geometry.tight_box((corners.points * full).unflatten(1, (-1, 2)))
         inside = geometry.apply(geometry.invert(frames), coarse if oracle is None else oracle)
         return torch.stack([geometry.tight_box(inside[:, self._members[name]]) for name in self.regions], dim=1)
 
     def _specialist(self, name: str, images: Tensor, frames: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         """One specialist's own answer, (N, k, 2) px and (N, k) px, canvas frame, in the region's order."""
-        module = self.regions[name]
+        module = self.specialist(name)
         size = module.config.net.input_px
         crops = module.frames(frames, box)
         points, sigma = self._to_canvas(crops, module.net(geometry.sample(images, crops, size)), size)

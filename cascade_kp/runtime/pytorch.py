@@ -53,7 +53,7 @@ class TorchRuntime:
     """
 
     def __init__(self, cascade: Cascade, device: str = "cpu", threads: int | None = None) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        if threads is not None and (type(threads) is not int or threads < 1):  # True is an int, and no count
             raise InputError(f"threads: expected a positive whole number or None, got {threads!r}")
         try:
             self.device = torch.device(device)
@@ -63,7 +63,7 @@ class TorchRuntime:
             raise InputError(f"device: expected one that torch can use here, got {device!r}: {reason}") from error
         self.threads = threads
         _fold_norms(cascade)
-        self.cascade = cascade.to(self.device, memory_format=torch.channels_last).eval()
+        self.cascade = cascade.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def run(
         self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32], angles: NDArray[np.float32], stage: Stage
@@ -81,9 +81,7 @@ class TorchRuntime:
         """
         canvases, canvas_boxes, to_image = self._canvases(crops, boxes)
         with self._settings():
-            out = self.cascade(
-                self._images(canvases), self._tensor(canvas_boxes), self._tensor(angles), stage=stage
-            )
+            out = self.cascade(self._images(canvases), self._tensor(canvas_boxes), self._tensor(angles), stage=stage)
             matrix = self._tensor(to_image)
             scale = torch.sqrt(matrix[:, 0, 0] * matrix[:, 1, 1])[:, None]
             return Points(

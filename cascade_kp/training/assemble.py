@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from cascade_kp import geometry
+from cascade_kp import __version__, geometry
+from cascade_kp.config import to_dict
 from cascade_kp.metrics import nme
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import Scheme, load_scheme
 from cascade_kp.training.journey import Faces, averaged, parts_of
+from cascade_kp.weights import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +24,13 @@ if TYPE_CHECKING:
     from cascade_kp.data.cache import FaceCrops
     from cascade_kp.training.recipe import Recipe
 
-__all__ = ["assemble", "calibrate", "region_crop_errors", "validation_table"]
+__all__ = ["assemble", "calibrate", "describe", "region_crop_errors", "validation_table"]
 
 _CHUNK = 32
+_LICENCE = (
+    "weights: research use only, as the 300-W annotations they were trained on are for non-commercial research; "
+    "the pictures belong to their owners. Code: Apache-2.0"
+)
 _HOLDS = 0.68
 
 
@@ -43,10 +49,38 @@ def assemble(recipe: Recipe, faces: Faces, out: Path) -> Cascade:
         cascade.boxes.load_state_dict(weights["boxes"])
     for name, region in recipe.model.regions.items():
         source = scheme.flip_region(name)[0] if region.mirror else name
-        cascade.regions[name].net.load_state_dict(weights[f"regions.{source}"])
+        cascade.specialist(name).net.load_state_dict(weights[f"regions.{source}"])
     cascade.eval().requires_grad_(requires_grad=False)
     calibrate(cascade, faces.validation, recipe)
     return cascade
+
+
+def describe(cascade: Cascade, recipe: Recipe, faces: Faces) -> ModelInfo:
+    """What the model file will say of itself; its metrics are those on the validation faces."""
+    table = validation_table(cascade, faces.validation, recipe)
+    protocol = (
+        f"mean inter-ocular NME on the {len(faces.validation)} validation faces that calibration used, "
+        "none of them trained on; truth = tight boxes of the labels, jitter = these moved as in training"
+    )
+    sets = {"train": faces.train, "extra": faces.extra, "validation": faces.validation}
+    return ModelInfo(
+        name=recipe.name,
+        scheme=cascade.scheme,
+        config=cascade.config,
+        recipe=to_dict(recipe),
+        data={
+            name: {"faces": len(crops), "sha256": crops.fingerprint()}
+            for name, crops in sets.items()
+            if crops is not None
+        },
+        metrics=({"protocol": protocol, "nme": {row: _rounded(values) for row, values in table.items()}},),
+        licence=_LICENCE,
+        history=({"done": "trained from scratch", "by": f"cascade_kp {__version__}, recipe {recipe.name}"},),
+    )
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in values.items()}
 
 
 def _detector_boxes(boxes: Tensor, recipe: Recipe) -> Tensor:
@@ -109,7 +143,7 @@ def calibrate(cascade: Cascade, crops: FaceCrops, recipe: Recipe, only: str | No
         cascade.coarse.sigma_scale.copy_(_holding((first - target).norm(dim=-1) / first_sigma))
     for name in names:
         members = list(cascade.scheme.region(name))
-        module = cascade.regions[name]
+        module = cascade.specialist(name)
         second = torch.cat(refined[name])
         # Each face counts by its own size, or the large ones would decide alone.
         box = geometry.tight_box(target)
@@ -122,7 +156,8 @@ def calibrate(cascade: Cascade, crops: FaceCrops, recipe: Recipe, only: str | No
         share = (gain * lack).sum(dim=(0, 2)) / gain.square().sum(dim=(0, 2)).clamp_min(1e-12)
         module.fusion.copy_(share.clamp(0.0, 1.0))
         module.sigma_scale.fill_(1.0)
-        fused, sigma = cascade.fuse(name, first[:, members], first_sigma[:, members], second, torch.cat(refined_sigma[name]))
+        second_sigma = torch.cat(refined_sigma[name])
+        fused, sigma = cascade.fuse(name, first[:, members], first_sigma[:, members], second, second_sigma)
         module.sigma_scale.copy_(_holding((fused - target[:, members]).norm(dim=-1) / sigma))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cascade_kp import geometry
 from cascade_kp.data.cache import FaceCrops, build_cache
@@ -15,13 +15,13 @@ from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.data.sampling import jittered_frames
 from cascade_kp.errors import ConfigError, DataError, ModelError
 from cascade_kp.metrics import nme
-from cascade_kp.models.heads import KeypointNet
 from cascade_kp.schemes import Scheme, load_scheme
 from cascade_kp.training.loop import Part, mean_shape, train_part
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from pathlib import Path
 
+    from cascade_kp.models.heads import KeypointNet
     from cascade_kp.training.recipe import PartConfig, Recipe
 
 __all__ = ["Faces", "load_faces", "parts_of", "train"]
@@ -139,7 +139,7 @@ def validation_nme(part: Part, config: PartConfig, net: KeypointNet, faces: Face
         rolls = geometry.roll_angle(points, faces.reference)
         frames = jittered_frames(wanted, rolls, config.jitter, part.margin, size, generator)
         images = geometry.sample(crops.images(indices), frames, size)
-        predicted = net(images.contiguous(memory_format=torch.channels_last)).points * size
+        predicted = net(images).points * size
         target = part.targets(geometry.apply(geometry.invert(frames), wanted))
         if part.corners:
             distance = torch.linalg.vector_norm(predicted - target, dim=-1).nanmean(dim=1)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from cascade_kp import geometry
+from cascade_kp.config import NetConfig
 from cascade_kp.data.augment import photometric
 from cascade_kp.data.sampling import jittered_frames, non_face_frames
 from cascade_kp.errors import ConfigError, ModelError
@@ -24,10 +25,10 @@ from cascade_kp.models.losses import distance_nll, wing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from torch import Generator, Tensor
+    from torch import Generator
 
-    from cascade_kp.config import NetConfig
     from cascade_kp.data.cache import FaceCrops
     from cascade_kp.schemes import Scheme
     from cascade_kp.training.recipe import PartConfig
@@ -127,7 +128,68 @@ def _rate(step: int, config: PartConfig) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def train_part(
+class _State:
+    """Everything that changes while a network is trained, and its checkpoint."""
+
+    def __init__(self, part: Part, config: PartConfig, seed: int, path: Path) -> None:
+        torch.manual_seed(seed)
+        self.path = path
+        self.fingerprint = repr((part, config, seed))
+        self.net = KeypointNet(part.net, part.outputs, face_score=config.non_faces > 0)
+        self.average = copy.deepcopy(self.net).eval()
+        for net in (self.net, self.average):
+            net.to(memory_format=torch.channels_last)
+        decayed = [p for p in self.net.parameters() if p.ndim > 1]
+        other = [p for p in self.net.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": other, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.lr)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.picker = np.random.default_rng(seed)
+        self.step = 0
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.path.exists():
+            return
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(f"{self.path}: expected a checkpoint of this configuration; move it away to start anew")
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.picker.bit_generator.state = json.loads(state["picker"])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint: whole or not at all."""
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "picker": json.dumps(self.picker.bit_generator.state),
+            "step": self.step,
+            "fingerprint": self.fingerprint,
+        }
+        half = self.path.with_suffix(".half")
+        torch.save(state, half)
+        half.replace(self.path)
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the averaged weights towards the present ones."""
+        for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1.0 - decay)
+            else:
+                mean.copy_(value)
+
+
+def train_part(  # noqa: PLR0913 (the one place where everything comes together)
     part: Part,
     config: PartConfig,
     crops: FaceCrops,
@@ -160,107 +222,45 @@ def train_part(
         ConfigError: the checkpoint in ``out`` belongs to another configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    net = KeypointNet(part.net, part.outputs, face_score=config.non_faces > 0).to(memory_format=torch.channels_last)
-    average = KeypointNet(part.net, part.outputs, face_score=config.non_faces > 0)
-    average.load_state_dict(net.state_dict())
-    average.to(memory_format=torch.channels_last).eval()
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    other = [p for p in net.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}], lr=config.lr
-    )
-    generator = torch.Generator().manual_seed(seed)
-    picker = np.random.default_rng(seed)
-    checkpoint, log = out / f"{part.name}.pt", out / f"{part.name}.jsonl"
-    fingerprint = repr((part, config, seed))
-    start = 0
-    if checkpoint.exists():
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-        if state["fingerprint"] != fingerprint:
-            raise ConfigError(f"{checkpoint}: expected a checkpoint of this configuration; move it away to start anew")
-        net.load_state_dict(state["net"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        generator.set_state(state["generator"])
-        picker.bit_generator.state = json.loads(state["picker"])
-        start = state["step"]
-    began, losses = time.monotonic(), [0.0, 0.0, 0.0]
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=part.name, mininterval=5.0)
+    log = out / f"{part.name}.jsonl"
+    state = _State(part, config, seed, out / f"{part.name}.pt")
+    state.load()
+    began, sums, count = time.monotonic(), torch.zeros(3), 0
+    bar = tqdm(range(state.step, config.steps), initial=state.step, total=config.steps, desc=part.name, mininterval=5.0)
     for step in bar:
         source = crops
-        indices = picker.choice(len(crops), config.batch, replace=len(crops) < config.batch)
-        if extra is not None and picker.random() < extra[1] and step < extra[2] * config.steps:
+        if extra is not None and state.picker.random() < extra[1] and step < extra[2] * config.steps:
             source = extra[0]
-            indices = picker.choice(len(source), config.batch, replace=len(source) < config.batch)
-        images, targets, face = draw_batch(part, config, source, indices, reference, generator)
-        for group in optimiser.param_groups:
+        indices = state.picker.choice(len(source), config.batch, replace=len(source) < config.batch)
+        images, targets, face = draw_batch(part, config, source, indices, reference, state.generator)
+        for group in state.optimiser.param_groups:
             group["lr"] = config.lr * _rate(step, config)
-        net.train()
-        predicted = net(images.contiguous(memory_format=torch.channels_last))
-        position = wing(predicted.points, targets)
-        doubt = distance_nll(predicted.points, predicted.log_sigma, targets)
-        loss = position + config.sigma_weight * doubt
-        if config.non_faces > 0:
-            judged = F.binary_cross_entropy_with_logits(predicted.face, face)
-            loss = loss + config.face_weight * judged
-            losses[2] += float(judged)
+        state.net.train()
+        predicted = state.net(images)
+        losses = torch.stack(
+            [
+                wing(predicted.points, targets),
+                distance_nll(predicted.points, predicted.log_sigma, targets),
+                F.binary_cross_entropy_with_logits(predicted.face, face),
+            ]
+        )
+        loss = losses @ losses.new_tensor([1.0, config.sigma_weight, config.face_weight if config.non_faces else 0.0])
         if not torch.isfinite(loss):
             raise ModelError(f"{part.name}: the loss became {float(loss)} at step {step}; samples {indices.tolist()}")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-        optimiser.step()
-        decay = min(config.ema, (1 + step) / (10 + step))
-        _follow(average, net, decay)
-        losses[0] += float(position)
-        losses[1] += float(doubt)
-        if (step + 1) % every == 0 or step + 1 == config.steps:
-            count = (step % every) + 1
-            figures = {
-                "step": step + 1,
-                "wing": losses[0] / count,
-                "nll": losses[1] / count,
-                "bce": losses[2] / count,
-                "seconds": round(time.monotonic() - began, 1),
-                **validate(average),
-            }
-            losses = [0.0, 0.0, 0.0]
+        state.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+        state.optimiser.step()
+        state.follow(min(config.ema, (1 + step) / (10 + step)))
+        state.step = step + 1
+        sums, count = sums + losses.detach(), count + 1
+        if state.step % every == 0 or state.step == config.steps:
+            named = dict(zip(("wing", "nll", "bce"), (sums / count).tolist(), strict=True))
+            seconds = round(time.monotonic() - began, 1)
+            figures = {"step": state.step, **named, "seconds": seconds, **validate(state.average)}
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({k: round(v, 5) for k, v in figures.items()}) + "\n")
             bar.set_postfix({k: f"{v:.4f}" for k, v in figures.items() if k.startswith("nme")})
-            _save(checkpoint, net, average, optimiser, generator, picker, step + 1, fingerprint)
-    return average
-
-
-@torch.no_grad()
-def _follow(average: KeypointNet, net: KeypointNet, decay: float) -> None:
-    for mean, value in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1.0 - decay)
-        else:
-            mean.copy_(value)
-
-
-def _save(
-    path: Path,
-    net: KeypointNet,
-    average: KeypointNet,
-    optimiser: torch.optim.Optimizer,
-    generator: Generator,
-    picker: np.random.Generator,
-    step: int,
-    fingerprint: str,
-) -> None:
-    state = {
-        "net": net.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "generator": generator.get_state(),
-        "picker": json.dumps(picker.bit_generator.state),
-        "step": step,
-        "fingerprint": fingerprint,
-    }
-    half = path.with_suffix(".half")
-    torch.save(state, half)
-    os.replace(half, path)
+            state.save()
+            sums, count = torch.zeros(3), 0
+    return state.average
