@@ -340,8 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = [data / "300w" / name for name in ("afw", "helen/trainset", "lfpw/trainset")]
     if options.rotated:
         sample = faces(training[1], options.rotated, seed=1)
-        for roll in (0.0, 15.0, 30.0, -45.0, 60.0, 90.0, 180.0):
-            rotated(sample, side, roll, [(0,), (0, 30, -30), (0, 40, -40), (0, 45, -45, 90, -90, 180)])
+        for roll in (0.0, 20.0, 30.0, -45.0, 60.0, 90.0, 180.0):
+            rotated(sample, side, roll, [(0,), (0, 35, -35), (0, 35, -35, 90, -90, 180)])
         return
 
     whole = scan(photos(data), side)

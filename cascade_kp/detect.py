@@ -151,7 +151,7 @@ class FaceDetector:
     cascades: tuple[tuple[str, int], ...] = (("default", 0), ("alt2", 1), ("profile", 2))
     min_score: float = 0.05
     rotations: tuple[float, ...] = ()
-    retry_score: float = 0.5
+    retry_score: float = 0.8
 
     def __post_init__(self) -> None:
         """Validates the configuration."""

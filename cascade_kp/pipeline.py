@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = ["Pipeline"]
 
 _RETRY_ROLLS_DEG = (-45.0, 45.0, -90.0, 90.0, 180.0)
 _SAME_FACE_IOU = 0.4
+_MAX_DOUBT = 0.055
 _BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
 
 
@@ -218,7 +219,9 @@ class Pipeline:
 
     def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[geometry.WorkingCrop]:
         config = self._info.config
-        return [geometry.working_crop(image, box, config.working_face_px, config.working_context) for box in boxes]
+        crops = [geometry.working_crop(image, box, config.working_face_px, config.working_context) for box in boxes]
+        # A crop of a small face is a view, and would keep the whole picture in memory for as long as it waits.
+        return [replace(crop, pixels=crop.pixels.copy()) for crop in crops]
 
     # ------------------------------------------------------------------------------------------ many pictures
 
@@ -237,7 +240,7 @@ class Pipeline:
             part = Points(*(field[start : start + len(candidates)] for field in points))
             start += len(candidates)
             faces = [self._face(part, i) for i in range(len(candidates))]
-            results.append(_without_duplicates(faces) if candidates.detected else faces)
+            results.append(_sift(faces) if candidates.detected else faces)
         return results
 
     def _face(self, points: Points, i: int) -> Face:
@@ -264,11 +267,18 @@ def _checked(boxes: object, image: NDArray[np.uint8], source: object, origin: st
         raise InputError(f"{images.describe(source)}: {origin}{error}") from error
 
 
-def _without_duplicates(faces: list[Face]) -> list[Face]:
-    """Candidates that ended on the same face become one, the best; largest face first."""
+def _sift(faces: list[Face]) -> list[Face]:
+    """Drop what turned out to be no face, make candidates that ended on one face one, and put the largest first.
+
+    Asked about something that is no face, the networks are unsure where its points are: their median sigma, over the
+    root of the box's area, is below 0.03 on 99 of 100 faces and above 0.05 on most false alarms that the face score
+    let pass (on the validation faces).
+    """
     if not faces:
         return []
     boxes = np.stack([face.box for face in faces])
-    keep = non_maximum_suppression(boxes, [face.score for face in faces], _SAME_FACE_IOU)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    doubts = np.array([np.median(face.sigma) for face in faces]) / np.sqrt(np.maximum(areas, 1e-6))
+    sure = np.flatnonzero(doubts <= _MAX_DOUBT)
+    keep = sure[non_maximum_suppression(boxes[sure], [faces[i].score for i in sure], _SAME_FACE_IOU)]
     return [faces[i] for i in sorted(keep.tolist(), key=lambda i: -areas[i])]

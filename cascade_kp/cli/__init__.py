@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 __all__ = ["main"]
@@ -53,4 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from importlib import import_module
 
-    return int(import_module(f"cascade_kp.cli.{given[0]}").main(given[1:]))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is no text is printed as its bytes
+    try:
+        return int(import_module(f"cascade_kp.cli.{given[0]}").main(given[1:]))
+    except BrokenPipeError:  # the reader of the results left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at exit goes nowhere
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -19,7 +19,7 @@ __all__ = ["Info", "main"]
 class Info:
     """Say what a model file holds: scheme, networks, training data, measured results, licence, history."""
 
-    model: Annotated[str, tyro.conf.Positional] = "ibug68"
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = "ibug68"
     """An embedded model's name, or the path of a model file."""
     json: bool = False
     """Print one JSON object instead of text."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter, deque
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -15,12 +17,17 @@ from cascade_kp.errors import CascadeError, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cascade_kp.pipeline import Pipeline
     from cascade_kp.schemes import Scheme
     from cascade_kp.structures import Face
 
 __all__ = ["Predict", "main"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".jp2"}
+_PENDING_PICTURES = 4  # decoded pictures that wait to be drawn on
 
 
 @dataclass(frozen=True)
@@ -31,21 +38,22 @@ class Predict:
     inputs failed; each is named on stderr, and the others were done.
     """
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    # As text: a Path would turn ./a.jpg into a.jpg, and the path is printed as it was given.
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES...", help_behavior_hint="")]
     """Pictures, or folders that are searched for pictures."""
-    model: str = "ibug68"
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "ibug68"
     """An embedded model's name, or the path of a model file."""
     stage: Literal["regions", "coarse"] = "regions"
     """The whole cascade, or stage one alone."""
     format: Literal["json", "csv", "pts"] = "json"
     """json: one line an input. csv: one row a face. pts: one 300-W file a face, its path printed."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """json, csv: the file to write instead of stdout. pts: the folder to write to, by default the current one."""
-    draw: Path | None = None
+    draw: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Also write every picture with its points drawn into this folder."""
     min_score: float = 0.5
     """Detected boxes count as faces from this probability on."""
-    threads: int | None = None
+    threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Threads of the networks; by default torch's own choice."""
     device: str = "cpu"
     """Where the networks run, such as cpu or cuda:0."""
@@ -66,6 +74,7 @@ def _predict(args: Predict) -> int:
         raise InputError("images: expected at least one picture or folder, got none")
     paths = list(_expand(args.images))
     names = _output_names(paths)
+    _spare_inputs(args, paths, names)
     folders = [folder for folder in (args.draw, args.out if args.format == "pts" else None) if folder is not None]
     for folder in folders:
         _make_folder(folder)
@@ -80,14 +89,18 @@ def _predict(args: Predict) -> int:
         sink = sys.stdout
         if args.out is not None and args.format != "pts":
             sink = stack.enter_context(_open(args.out))
+        # None: tqdm itself hides the bar where stderr is no terminal.
         bar = stack.enter_context(tqdm(total=len(paths), unit="image", disable=len(paths) < 2 or None))
+        output = _Output(args, sink)
         if args.format == "csv":
             _write_header(sink, pipe.scheme)
-        for path, name, result in zip(paths, names, pipe.stream(paths), strict=True):
+        for path, name, (result, image) in zip(paths, names, _results(pipe, paths, args), strict=True):
             error = result if isinstance(result, CascadeError) else None
             if not isinstance(result, CascadeError):
                 try:
-                    _write(args, sink, path, name, result)
+                    # The bar is off the screen for as long as lines are written to the same terminal.
+                    with tqdm.external_write_mode(file=sink):
+                        output.write(path, name, result, image)
                 except CascadeError as problem:
                     error = problem
             if error is not None:
@@ -99,35 +112,89 @@ def _predict(args: Predict) -> int:
     return 1 if failed else 0
 
 
-def _named(path: Path, error: CascadeError) -> str:
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
+def _results(
+    pipe: Pipeline, paths: list[str], args: Predict
+) -> Iterator[tuple[list[Face] | CascadeError, NDArray[np.uint8] | None]]:
+    """Each picture's faces or error and, where it is to be drawn on, the picture: each is decoded once."""
+    from cascade_kp.images import read_image
+
+    if args.draw is None:
+        for result in pipe.stream(paths):
+            yield result, None
+        return
+    waiting: deque[NDArray[np.uint8] | CascadeError] = deque()  # in order; what cannot be read never gets to the pipe
+
+    def decoded() -> Iterator[NDArray[np.uint8]]:
+        for path in paths:
+            try:
+                image = read_image(path)
+            except CascadeError as error:
+                waiting.append(error)
+                continue
+            waiting.append(image)
+            yield image
+
+    for result in pipe.stream(decoded(), batch_size=_PENDING_PICTURES):
+        while isinstance(first := waiting.popleft(), CascadeError):
+            yield first, None
+        yield result, first
+    for rest in waiting:
+        if isinstance(rest, CascadeError):
+            yield rest, None
 
 
-def _expand(given: tuple[Path, ...]) -> Iterator[Path]:
+def _named(path: str, error: CascadeError) -> str:
+    return str(error) if path in str(error) else f"{path}: {error}"
+
+
+def _expand(given: tuple[str, ...]) -> Iterator[str]:
     for path in given:
-        if not path.is_dir():
+        folder = Path(path)
+        if not (path and folder.is_dir()):
             yield path
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
         if not found:
             raise InputError(f"{path}: expected a folder with pictures, found none in it")
-        yield from found
+        for picture in found:
+            yield os.path.join(path, picture.relative_to(folder))  # noqa: PTH118 (a Path would change what was given)
 
 
-def _output_names(paths: list[Path]) -> list[str]:
+def _output_names(paths: list[str]) -> list[str]:
     """A name for what is written of each input: its path below what all have in common, and no two the same."""
-    from os.path import commonpath
-
-    top = commonpath([path.absolute().parent for path in paths])
-    below = [path.absolute().relative_to(top) for path in paths]
-    stems = [str(path.with_suffix("")) for path in below]
-    names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, below, strict=True)]
-    taken: dict[str, int] = {}
-    for i, name in enumerate(names):
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] > 1:  # the same input twice
-            names[i] = f"{name}-{taken[name]}"
+    full = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (with "..", a name could leave its folder)
+    try:
+        top = os.path.commonpath([path.parent for path in full])
+    except ValueError:  # two drives of Windows
+        top = ""
+    below = [str(path.relative_to(top or path.anchor)) for path in full]
+    stems = [os.path.splitext(path)[0] for path in below]  # noqa: PTH122 (text, possibly without a name)
+    count = Counter(stems)
+    names: list[str] = []
+    taken: set[str] = set()
+    for stem, path in zip(stems, below, strict=True):
+        wanted = stem if count[stem] == 1 else path
+        name, number = wanted, 1
+        while name in taken:  # the same input twice
+            number += 1
+            name = f"{wanted}-{number}"
+        names.append(name)
+        taken.add(name)
     return names
+
+
+def _spare_inputs(args: Predict, paths: list[str], names: list[str]) -> None:
+    """Refuse to write over a picture that is to be read.
+
+    Raises:
+        InputError: An output would be one of the inputs.
+    """
+    targets = [args.draw / f"{name}.png" for name in names] if args.draw is not None else []
+    targets += [args.out] if args.out is not None else []
+    inputs = {os.path.realpath(path) for path in paths} if targets else set()
+    for target in targets:
+        if os.path.realpath(target) in inputs:
+            raise InputError(f"{target}: expected an output beside the inputs, got one of them, to be written over")
 
 
 def _make_folder(folder: Path) -> None:
@@ -139,9 +206,9 @@ def _make_folder(folder: Path) -> None:
 
 def _open(path: Path) -> TextIO:
     try:
-        return path.open("w", encoding="utf-8", newline="\n")
+        return path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error}") from error
+        raise InputError(f"{path}: expected a file that can be written: {error}") from error
 
 
 def _write_header(sink: TextIO, scheme: Scheme) -> None:
@@ -150,24 +217,41 @@ def _write_header(sink: TextIO, scheme: Scheme) -> None:
     print(formats.csv_line(formats.csv_header(scheme.keypoints)), file=sink)
 
 
-def _write(args: Predict, sink: TextIO, path: Path, name: str, faces: list[Face]) -> None:
-    from cascade_kp import formats
+@dataclass
+class _Output:
+    """Writes the faces of one picture after another, in the format that was asked for."""
 
-    if args.format == "json":
-        print(formats.json_line(path, [face.to_dict() for face in faces]), file=sink, flush=True)
-    elif args.format == "csv":
-        for row in formats.csv_rows(path, [face.to_dict() for face in faces]):
-            print(formats.csv_line(row), file=sink, flush=True)
-    else:
-        for i, face in enumerate(faces):
-            target = (args.out or Path()) / (f"{name}.pts" if len(faces) == 1 else f"{name}_{i + 1}.pts")
+    args: Predict
+    sink: TextIO
+    written: set[Path] = field(default_factory=set)
+
+    def write(self, path: str, name: str, faces: list[Face], image: NDArray[np.uint8] | None) -> None:
+        """Print the faces, or write their files, and draw them where the picture is given."""
+        from cascade_kp import formats
+
+        if self.args.format == "json":
+            print(formats.json_line(path, [face.to_dict() for face in faces]), file=self.sink, flush=True)
+        elif self.args.format == "csv":
+            for row in formats.csv_rows(path, [face.to_dict() for face in faces]):
+                print(formats.csv_line(row), file=self.sink, flush=True)
+        else:
+            for i, face in enumerate(faces):
+                target = self._unused((self.args.out or Path()) / (name if len(faces) == 1 else f"{name}_{i + 1}"))
+                _make_folder(target.parent)
+                face.save_pts(target)
+                print(target, file=self.sink, flush=True)
+        if image is not None and self.args.draw is not None:
+            from cascade_kp.draw import draw_faces, save_image
+
+            target = self.args.draw / f"{name}.png"
             _make_folder(target.parent)
-            face.save_pts(target)
-            print(target, file=sink, flush=True)
-    if args.draw is not None:
-        from cascade_kp.draw import draw_faces, save_image
-        from cascade_kp.images import read_image
+            save_image(target, draw_faces(image, faces))
 
-        target = args.draw / f"{name}.png"
-        _make_folder(target.parent)
-        save_image(target, draw_faces(read_image(path), faces))
+    def _unused(self, stem: Path) -> Path:
+        """A ``.pts`` file of its own: the second face of a.jpg and the only one of a_2.jpg both want a_2.pts."""
+        target, number = stem.with_name(f"{stem.name}.pts"), 1
+        while target in self.written:
+            number += 1
+            target = stem.with_name(f"{stem.name}-{number}.pts")
+        self.written.add(target)
+        return target

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cascade_kp.geometry import WorkingCrop
     from cascade_kp.models.cascade import Cascade, Stage
 
-__all__ = ["Points", "TorchRuntime"]
+__all__ = ["Points", "TorchRuntime", "fold_norms"]
 
 
 class Points(NamedTuple):
@@ -57,13 +57,13 @@ class TorchRuntime:
             raise InputError(f"threads: expected a positive whole number or None, got {threads!r}")
         try:
             self.device = torch.device(device)
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            torch.zeros(1, device=self.device).cpu()
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"device: expected one that torch can use here, got {device!r}: {reason}") from error
         self.threads = threads
-        _fold_norms(cascade)
-        self.cascade = cascade.to(self.device).to(memory_format=torch.channels_last).eval()
+        fold_norms(cascade.eval())
+        self.cascade = cascade.to(self.device).to(memory_format=torch.channels_last)
 
     def run(
         self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32], angles: NDArray[np.float32], stage: Stage
@@ -132,7 +132,7 @@ class TorchRuntime:
                 torch.set_num_threads(before)
 
 
-def _fold_norms(module: nn.Module) -> None:
+def fold_norms(module: nn.Module) -> None:
     """Fold every batch norm that directly follows a convolution into it, in place."""
     for child in module.children():
         if isinstance(child, nn.Sequential):
@@ -141,4 +141,4 @@ def _fold_norms(module: nn.Module) -> None:
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     child[i] = fuse_conv_bn_eval(conv, norm)
                     child[i + 1] = nn.Identity()
-        _fold_norms(child)
+        fold_norms(child)

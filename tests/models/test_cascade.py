@@ -45,9 +45,8 @@ def make(config=POINTS, seed=0):
             nn.init.normal_(module.weight, std=0.03)
     if cascade.boxes is not None:  # two corners a region, by and large where they should be
         cascade.boxes.head.points.bias.copy_(torch.tensor([0.2, 0.3, 0.7, 0.8]).repeat(len(config.regions)))
-    left, right = (cascade.regions[name] if name in cascade.regions else None for name in ("left_eye", "right_eye"))
-    if left is not None and left.config.mirror:
-        left.net.load_state_dict(right.net.state_dict())
+    if config.regions.get("left_eye", REGIONS["nose"]).mirror:
+        cascade.regions["left_eye"].net.load_state_dict(cascade.regions["right_eye"].net.state_dict())
     return cascade
 
 

@@ -1,0 +1,133 @@
+"""The graphs written for ONNX Runtime say what PyTorch says."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cascade_kp import geometry
+from cascade_kp.config import CascadeConfig, NetConfig, RegionConfig, TrunkConfig
+from cascade_kp.errors import InputError
+from cascade_kp.models.cascade import Cascade
+from cascade_kp.models.heads import KeypointNet
+from cascade_kp.runtime import make_runtime
+from cascade_kp.runtime.onnx import OnnxNet, OnnxRuntime
+from cascade_kp.runtime.pytorch import TorchRuntime, fold_norms
+from cascade_kp.schemes import load_scheme
+from cascade_kp.weights import load_model
+
+
+def _random_norms(net: torch.nn.Module) -> torch.nn.Module:
+    # A fresh batch norm does nothing; one that does something shows whether it was folded.
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    return net.eval().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("face_score", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        NetConfig(32, TrunkConfig(18, 4, 4), head_width=8, head_stride=8),
+        NetConfig(32, TrunkConfig(18, 4, 3), head_width=8, head_stride=4),
+        NetConfig(32, TrunkConfig(34, 4, 2), head_width=8, head_stride=8),
+        NetConfig(32, TrunkConfig(50, 4, 4), head="direct", head_width=8),
+        NetConfig(48, TrunkConfig(18, 4, 3), head="direct", head_width=8),
+    ],
+    ids=lambda c: f"{c.head}-{c.trunk.depth}-{c.trunk.stages}",
+)
+def test_a_network_says_the_same(config, face_score):
+    torch.manual_seed(0)
+    net = _random_norms(KeypointNet(config, 5, face_score=face_score))
+    x = torch.rand(3, 3, config.input_px, config.input_px) * 255
+    with torch.inference_mode():
+        wanted = net(x)
+        fold_norms(net)
+        got = OnnxNet(net, 1)(x)
+    for name, a, b in zip(wanted._fields, wanted, got, strict=True):
+        assert a.shape == b.shape, name
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("region_boxes", ["points", "boxes"])
+def test_a_cascade_says_the_same(region_boxes):
+    torch.manual_seed(1)
+    scheme = load_scheme("ibug68")
+    small = NetConfig(32, TrunkConfig(18, 4, 3), head_width=8, head_stride=4)
+    regions = {name: RegionConfig(small, mirror=name == "left_eye") for name in ("right_eye", "left_eye", "mouth")}
+    config = CascadeConfig(
+        coarse=small, passes=2, regions=regions, boxes=replace(small, head="direct"), region_boxes=region_boxes
+    )
+    cascade = Cascade(config, scheme)
+    _random_norms(cascade)
+    cascade.coarse.reference.copy_(torch.rand(68, 2))
+    weights = cascade.state_dict()
+    other = Cascade(config, scheme)
+    other.load_state_dict(weights)
+    other.eval().requires_grad_(requires_grad=False)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (200, 240, 3), dtype=np.uint8)
+    boxes = np.array([[50, 40, 150, 160], [20, 30, 90, 100]], np.float32)
+    crops = [geometry.working_crop(image, box, 96, 2.0) for box in boxes]
+    rolls = np.array([0.2, -0.1], np.float32)
+    one = make_runtime(cascade, backend="torch").run(crops, boxes, rolls, "regions")
+    two = make_runtime(other, backend="onnxruntime").run(crops, boxes, rolls, "regions")
+    for name, a, b in zip(one._fields, one, two, strict=True):
+        assert np.abs(a - b).max() < 0.01, name
+
+
+def test_the_embedded_model_says_the_same_within_a_hundredth_of_a_pixel():
+    skimage_data = pytest.importorskip("skimage.data")
+    image = skimage_data.astronaut()
+    box = np.array([[177.0, 63.0, 274.0, 193.0]], np.float32)
+    answers = []
+    for backend in ("torch", "onnxruntime"):
+        cascade, info = load_model("ibug68")
+        crop = geometry.working_crop(image, box[0], info.config.working_face_px, info.config.working_context)
+        runtime = make_runtime(cascade, backend=backend, threads=1)
+        answers.append(runtime.run([crop], box, np.zeros(1, np.float32), "regions"))
+    for name, a, b in zip(answers[0]._fields, *answers, strict=True):
+        assert np.abs(a - b).max() < 0.01, name
+
+
+def _tiny():
+    return Cascade(
+        CascadeConfig(coarse=NetConfig(32, TrunkConfig(18, 4, 3), head_width=8, head_stride=4)), load_scheme("ibug51")
+    )
+
+
+def test_auto_takes_onnxruntime_on_the_cpu_and_torch_where_it_is_absent(monkeypatch):
+    assert isinstance(make_runtime(_tiny()), OnnxRuntime)
+    monkeypatch.setattr("cascade_kp.runtime.find_spec", lambda name: None)
+    runtime = make_runtime(_tiny())
+    assert type(runtime) is TorchRuntime
+    with pytest.raises(InputError, match="pip install onnx onnxruntime"):
+        make_runtime(_tiny(), backend="onnxruntime")
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match="expected 'auto', 'torch' or 'onnxruntime', got 'tensorrt'"):
+        make_runtime(_tiny(), backend="tensorrt")
+    with pytest.raises(InputError, match="expected 'cpu' with the backend 'onnxruntime', got 'cuda'"):
+        make_runtime(_tiny(), "cuda", backend="onnxruntime")
+
+
+def test_torch_alone_does_not_load_onnxruntime():
+    code = (
+        "import sys\n"
+        "from cascade_kp.runtime import make_runtime\n"
+        "from cascade_kp.weights import load_model\n"
+        "make_runtime(load_model('ibug68')[0], backend='torch')\n"
+        "sys.exit('onnxruntime' in sys.modules)\n"
+    )
+    import subprocess
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
