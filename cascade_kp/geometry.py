@@ -208,17 +208,17 @@ def roll_angle(points: Tensor, reference: Tensor) -> Tensor:
 
     Args:
         points: (N, K, 2) px; NaN points do not count.
-        reference: (K, 2) an upright shape, any unit.
+        reference: (K, 2) an upright shape, any unit; NaN points do not count.
 
     Returns:
         (N,) radians, clockwise on the screen; 0 where nothing is labelled.
 
     Source: the rotation of a 2-D orthogonal Procrustes fit, in closed form.
     """
-    known = ~torch.isnan(points).any(dim=-1, keepdim=True)
+    known = ~torch.isnan(points + reference.to(points)).any(dim=-1, keepdim=True)
     count = known.sum(dim=1, keepdim=True).clamp_min(1)
     target = torch.where(known, points, 0.0)
-    source = reference.to(points)[None] * known
+    source = torch.where(known, reference.to(points), 0.0)
     target = (target - target.sum(dim=1, keepdim=True) / count) * known
     source = (source - source.sum(dim=1, keepdim=True) / count) * known
     cross = (source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]).sum(dim=1)

@@ -453,6 +453,11 @@ class TestRollAngle:
         got = torch.rad2deg(geometry.roll_angle(points, torch.from_numpy(mean_face()))).tolist()
         assert got == pytest.approx([25, -70, 0])
 
+    def test_points_that_the_reference_lacks_do_not_count(self):
+        reference = torch.from_numpy(mean_face())
+        reference[list(load_scheme("ibug68").region("nose"))] = torch.nan
+        assert math.degrees(float(geometry.roll_angle(rolled(25), reference))) == pytest.approx(25)
+
     def test_half_a_point_does_not_count_either(self):
         points = rolled(25)
         points[0, 30, 0] = torch.nan

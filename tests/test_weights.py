@@ -224,7 +224,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_known():
 
 @pytest.mark.parametrize("name", ["", "no/such/file.safetensors", "\0"])
 def test_a_missing_path_is_refused(name):
-    assert repr(name) in refusal(name)
+    with pytest.raises(ModelError, match=r"expected an embedded model .* or the path") as caught:
+        load_model(name)
+    assert repr(name) in str(caught.value)
 
 
 def test_a_folder_is_refused(tmp_path):
@@ -317,8 +319,6 @@ def test_a_torch_file_is_never_run(tmp_path, zipped):
     torch.save({"a": torch.zeros(3), "b": Payload(marker)}, path, _use_new_zipfile_serialization=zipped)
     assert "pickle" in refusal(path)
     assert not marker.exists()
-    with pytest.raises(pickle.UnpicklingError):  # the payload is one: torch itself calls it unsafe
-        torch.load(path, weights_only=True)
 
 
 # ------------------------------------------------------------------------------------------ not ours
@@ -449,9 +449,9 @@ def test_an_absurd_width_is_refused_at_once_and_without_memory(saved, tmp_path, 
 
     monkeypatch.setattr(weights, "Cascade", spy)
     path = edited(saved, tmp_path / "m.safetensors", change)
-    start = time.monotonic()
+    start = time.process_time()
     refusal(path)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 5
     assert len(built) <= 1
     for cascade in built:
         assert all(value.is_meta for value in cascade.state_dict().values())
@@ -471,14 +471,14 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch, whe
     (tmp_path / "folder").mkdir()
     cascade = make(CascadeConfig(coarse=DIRECT))
     before = listing(tmp_path)
-    with pytest.raises(ModelError, match="expected .* got"):
+    with pytest.raises(ModelError, match=r"expected .* got"):
         save_model(where, cascade, make_info(cascade))
     assert listing(tmp_path) == before
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):
     cascade = make(CascadeConfig(coarse=DIRECT))
-    with pytest.raises(ModelError, match="dtype: expected .*F16.* got 'I8'"):
+    with pytest.raises(ModelError, match=r"dtype: expected .*F16.* got 'I8'"):
         save_model(tmp_path / "m.safetensors", cascade, make_info(cascade), "I8")
 
 
@@ -507,7 +507,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, tmp_path, mon
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "replace", stuck)
-    with pytest.raises(ModelError, match="expected .* got"):
+    with pytest.raises(ModelError, match=r"expected .* got"):
         save_model(path, cascade, info)
     assert path.read_bytes() == saved.read_bytes()
     assert listing(tmp_path) == ["m.safetensors"]

@@ -38,10 +38,10 @@ def jittered_frames(
         generator: source of randomness.
 
     Returns:
-        (N, 2, 3) crop px -> canvas px.
+        (N, 2, 3) crop px -> canvas px; all zero, a crop of nothing, where a face has no labelled point.
     """
     n = len(points)
-    shares = torch.tensor([part.share for part in mixture])
+    shares = torch.tensor([float(part.share) for part in mixture])
     chosen = torch.multinomial(shares, n, replacement=True, generator=generator)
     settings = [[p.shift, p.scale, math.radians(p.angle_deg), float(p.upright)] for p in mixture]
     shift, scale, turn, upright = torch.tensor(settings)[chosen].T
@@ -51,7 +51,9 @@ def jittered_frames(
     side = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + _normal((n, 2), generator) * (shift * side)[:, None]
     side = side * margin * torch.exp(_normal((n,), generator) * scale)
-    return geometry.compose(level, geometry.square_frames(centre, side, torch.zeros_like(side), size))
+    frames = geometry.compose(level, geometry.square_frames(centre, side, torch.zeros_like(side), size))
+    # NaN pixels of one unlabelled face would reach the whole batch through its normalisation.
+    return torch.where(torch.isnan(frames), 0.0, frames)
 
 
 def non_face_frames(boxes: Tensor, size: int, generator: Generator) -> Tensor:

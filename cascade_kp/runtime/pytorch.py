@@ -91,17 +91,31 @@ class TorchRuntime:
                 out.face.cpu().numpy(),
             )
 
-    def score(
+    def judge(
         self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32], angles: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """How probable it is that each box holds a face: stage one once, and nothing else. (N,) in [0, 1]."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Whether boxes hold faces: stage one once, and nothing else.
+
+        Args:
+            crops: N working crops.
+            boxes: (N, 4) xyxy px, each in its image's frame.
+            angles: (N,) radians.
+
+        Returns:
+            (N,) probability of a face, in [0, 1]; (N,) doubt, the median calibrated sigma over the root of the area
+            of the points' tight box: asked about something that is no face, a network is unsure where its points are.
+        """
         canvases, canvas_boxes, _ = self._canvases(crops, boxes)
         with self._settings():
-            frames = self.cascade.coarse.frames(self._tensor(canvas_boxes), self._tensor(angles))
-            net = self.cascade.coarse.net
-            prediction = net(geometry.sample(self._images(canvases), frames, net.config.input_px))
-            score: NDArray[np.float32] = prediction.face.sigmoid().cpu().numpy()
-        return score
+            stage_one = self.cascade.coarse
+            frames = stage_one.frames(self._tensor(canvas_boxes), self._tensor(angles))
+            size = stage_one.net.config.input_px
+            said = stage_one.net(geometry.sample(self._images(canvases), frames, size))
+            sigma = (said.log_sigma.exp() * stage_one.sigma_scale).median(dim=1).values
+            box = geometry.tight_box(said.points)
+            area = (box[:, 2:] - box[:, :2]).prod(dim=1)
+            doubt = sigma / area.sqrt().clamp_min(1e-6)
+            return said.face.sigmoid().cpu().numpy(), doubt.cpu().numpy()
 
     def _canvases(
         self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32]

@@ -246,7 +246,7 @@ def train_part(  # noqa: PLR0913 (the one place where everything comes together)
         )
         loss = losses @ losses.new_tensor([1.0, config.sigma_weight, config.face_weight if config.non_faces else 0.0])
         if not torch.isfinite(loss):
-            raise ModelError(f"{part.name}: the loss became {float(loss)} at step {step}; samples {indices.tolist()}")
+            raise ModelError(f"{part.name}: the loss became {loss.item()} at step {step}; samples {indices.tolist()}")
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)

@@ -158,7 +158,8 @@ class TestHalfWritten:
 
     @pytest.mark.parametrize("left", [".npy", ".npz"])
     def test_one_file_of_two_is_not_taken(self, samples, tmp_path, left):
-        first = build(samples, tmp_path)
+        # Copied: to write into a file that is mapped would pull the memory away.
+        first = build(samples, tmp_path).select(range(5))
         for name in files(tmp_path):
             if not name.endswith(left):
                 (tmp_path / "cache" / name).unlink()

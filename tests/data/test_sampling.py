@@ -211,12 +211,20 @@ class TestDrawBatch:
 
     def test_missing_labels_are_missing_targets_at_the_mirrored_place(self):
         crops = crops_with_blobs()
-        crops.keypoints[:, 40] = torch.nan
+        crops.keypoints[1:, 40] = torch.nan
         part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
         _, targets, _ = draw(part, crops)
         missing = torch.isnan(targets).all(dim=-1)
-        assert (missing.sum(dim=1) == 1).all()
+        assert missing.sum(dim=1).tolist() == [0] + [1] * 15
         assert set(missing.nonzero()[:, 1].tolist()) == {40, SCHEME.flip[40]}
+
+    def test_a_point_that_is_labelled_nowhere_does_no_harm(self):
+        crops = crops_with_blobs()
+        crops.keypoints[:, 40] = torch.nan  # also NaN in the mean shape, and its mirror partner too
+        part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
+        images, targets, _ = draw(part, crops)
+        assert torch.isfinite(images).all()
+        assert (torch.isnan(targets).all(dim=-1).sum(dim=1) == 1).all()
 
     def test_a_region_without_any_label_does_no_harm(self):
         crops = crops_with_blobs()

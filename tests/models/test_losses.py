@@ -51,7 +51,7 @@ class TestWing:
         loss = wing(predicted, target)
         known = ~torch.isnan(target)
         alone = wing(predicted.detach()[known].view(1, -1, 1), target[known].view(1, -1, 1))
-        assert float(loss) == pytest.approx(float(alone), rel=1e-6)
+        assert loss.item() == pytest.approx(float(alone), rel=1e-6)
         loss.backward()
         assert (predicted.grad[~known] == 0).all()
         assert (predicted.grad[known] != 0).all()
@@ -61,7 +61,7 @@ class TestWing:
         predicted = torch.rand(2, 3, 2, requires_grad=True)
         loss = wing(predicted, torch.full((2, 3, 2), torch.nan))
         loss.backward()
-        assert float(loss) == 0
+        assert loss.item() == 0
         assert not predicted.grad.any()
 
 
@@ -76,7 +76,7 @@ class TestDistanceNLL:
     def test_least_where_sigma_is_the_distance(self):
         log_sigma = torch.full((1, 1), math.log(5.0), requires_grad=True)
         distance_nll(one(3.0, 4.0), log_sigma, one(0.0, 0.0)).backward()
-        assert float(log_sigma.grad) == pytest.approx(0, abs=1e-6)
+        assert log_sigma.grad.item() == pytest.approx(0, abs=1e-6)
         values = [float(distance_nll(one(3.0, 4.0), torch.full((1, 1), math.log(s)), one(0.0, 0.0))) for s in (4, 5, 6)]
         assert values[1] == min(values)
 
@@ -95,7 +95,7 @@ class TestDistanceNLL:
         known = ~torch.isnan(target).any(dim=-1)
         loss = distance_nll(predicted, log_sigma, target)
         alone = distance_nll(predicted[known][None], log_sigma.detach()[known][None], target[known][None])
-        assert float(loss) == pytest.approx(float(alone), rel=1e-6)
+        assert loss.item() == pytest.approx(float(alone), rel=1e-6)
         loss.backward()
         assert (log_sigma.grad[~known] == 0).all()
         assert torch.isfinite(log_sigma.grad).all()
@@ -104,5 +104,5 @@ class TestDistanceNLL:
         log_sigma = torch.zeros(2, 3, requires_grad=True)
         loss = distance_nll(torch.rand(2, 3, 2), log_sigma, torch.full((2, 3, 2), torch.nan))
         loss.backward()
-        assert float(loss) == 0
+        assert loss.item() == 0
         assert not log_sigma.grad.any()
