@@ -1,7 +1,7 @@
 """How long things take: ``python -m benchmarks.latency [--model M]``.
 
-Contract of the figures: medians over ``--repeat`` calls after a warm-up, one process, ``--threads`` CPU threads
-(default 1), pictures already decoded, the box given (so no detector), the whole way from the picture to keypoints in its frame.
+Contract of the figures: medians over ``--repeat`` calls after a warm-up, ``--threads`` CPU threads (one by default),
+pictures already decoded, the box given (so no detector), all the way from picture to keypoints in its frame.
 The pictures are scikit-image's astronaut (public domain), enlarged so that its face has the stated size. Start-up
 figures are medians of whole processes. Machines are shared and noisy: compare figures of one run.
 """

@@ -149,7 +149,7 @@ class FaceDetector:
     max_side: int = 640
     min_face: float = 0.0
     cascades: tuple[tuple[str, int], ...] = (("default", 0), ("alt2", 1), ("profile", 2))
-    min_score: float = 0.05
+    min_score: float = 0.03
     rotations: tuple[float, ...] = ()
     retry_score: float = 0.8
 
@@ -458,7 +458,8 @@ def join_windows(windows: Mapping[str, FloatArray], cascades: Sequence[tuple[str
     kept = non_maximum_suppression(boxes, score)
     boxes, score = boxes[kept], score[kept]
     doubtful = (_covered(boxes) >= _INSIDE) & (score[None] - score[:, None] >= _SURER_BY)
-    return np.concatenate([boxes, score[:, None]], axis=1)[~doubtful.any(axis=1)]
+    sound = ~np.asarray(doubtful.any(axis=1), dtype=np.bool_)
+    return np.concatenate([boxes[sound], score[sound, None]], axis=1)
 
 
 def _covered(boxes: FloatArray) -> FloatArray:

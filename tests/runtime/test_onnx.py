@@ -106,7 +106,7 @@ def _tiny():
 
 def test_auto_takes_onnxruntime_on_the_cpu_and_torch_where_it_is_absent(monkeypatch):
     assert isinstance(make_runtime(_tiny()), OnnxRuntime)
-    monkeypatch.setattr("cascade_kp.runtime.find_spec", lambda name: None)
+    monkeypatch.setattr("cascade_kp.runtime.find_spec", lambda _: None)
     runtime = make_runtime(_tiny())
     assert type(runtime) is TorchRuntime
     with pytest.raises(InputError, match="pip install onnx onnxruntime"):
