@@ -69,8 +69,8 @@ class NetConfig:
 
     def __post_init__(self) -> None:
         stride = 2 ** (self.trunk.stages + 1)
-        fits = self.input_px >= stride and self.input_px % stride == 0
-        _check(fits, "input_px", f"a multiple of {stride}", self.input_px)
+        fits = stride <= self.input_px <= 1024 and self.input_px % stride == 0
+        _check(fits, "input_px", f"a multiple of {stride}, at most 1024", self.input_px)
         _check(self.head in ("soft_argmax", "direct"), "head", "'soft_argmax' or 'direct'", self.head)
         _check(self.head_width >= 1, "head_width", "at least 1", self.head_width)
         if self.head == "soft_argmax":
@@ -110,6 +110,8 @@ class CascadeConfig:
         region_boxes: where the regions are cropped: round stage one's ``points`` or in the ``boxes`` network's boxes.
         working_face_px: longer side of a face in the working crop, at most.
         working_context: side of the working crop over the longer side of the face box.
+        max_doubt: a detected box is no face if the median sigma of its points exceeds this share of the root of their
+            box's area; None does not ask. Depends on the scheme and is chosen on validation pictures.
     """
 
     coarse: NetConfig
@@ -120,6 +122,7 @@ class CascadeConfig:
     region_boxes: Literal["points", "boxes"] = "points"
     working_face_px: int = 160
     working_context: float = 2.0
+    max_doubt: float | None = None
 
     def __post_init__(self) -> None:
         _check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
@@ -134,6 +137,7 @@ class CascadeConfig:
         _check(self.boxes is None or bool(self.regions), "boxes", "a model with regions", "no regions")
         _check(32 <= self.working_face_px <= 1024, "working_face_px", "32 to 1024", self.working_face_px)
         _check(1.0 <= self.working_context <= 4.0, "working_context", "1 to 4", self.working_context)
+        _check(self.max_doubt is None or self.max_doubt > 0.0, "max_doubt", "above 0", self.max_doubt)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 _MIN_BOX_PX = 1e-3
+_MAX_BOX_PX = 1e6
 
 
 # ---------------------------------------------------------------------------------------------- boxes
@@ -95,8 +96,8 @@ def check_boxes(boxes: object, size: tuple[int, int]) -> NDArray[np.float32]:
     h, w = size
     for i, (x0, y0, x1, y1) in enumerate(array.tolist()):
         what = f"box {i} ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
-        if not np.isfinite([x0, y0, x1, y1]).all():
-            raise InputError(f"{what}: expected finite xyxy pixels")
+        if not (np.abs([x0, y0, x1, y1]) <= _MAX_BOX_PX).all():
+            raise InputError(f"{what}: expected finite xyxy pixels, none beyond {_MAX_BOX_PX:,.0f}")
         if x1 - x0 < _MIN_BOX_PX or y1 - y0 < _MIN_BOX_PX:
             raise InputError(f"{what}: expected x1 > x0 and y1 > y0 (xyxy corners, not x, y, width, height)")
         if x1 <= 0 or y1 <= 0 or x0 >= w or y0 >= h:

@@ -30,7 +30,6 @@ _RETRY_ROLLS_DEG = tuple((-roll, roll) for roll in (24.0, 48.0, 72.0, 96.0, 120.
 _RETRY_MIN_SCORE = 0.9  # fifteen searches bring fifteen times the false alarms
 _RETRY_SIDE_PX = 384  # ... and a picture without a face should not cost fifteen times as much
 _SAME_FACE_IOU = 0.4
-_MAX_DOUBT = 0.06  # below it are 99 of 100 faces of the validation pictures, and few false alarms
 _BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
 
 
@@ -60,8 +59,8 @@ class Pipeline:
             keypoints; ``"default"`` for the embedded one; None takes the whole picture as one face. The default one
             also turns a picture in which it finds nothing upright; a ``FaceDetector()`` of your own does not, which
             is quicker on pictures without a face.
-        min_score: a detected box counts as a face if stage one gives it at least this probability. Boxes that the
-            caller supplies are never rejected.
+        min_score: a detected box counts as a face if stage one gives it at least this probability, and is sure enough
+            of its points (the model's ``max_doubt``). Boxes that the caller supplies are never rejected.
 
     Raises:
         ModelError: the model is unknown or its file cannot be used.
@@ -95,6 +94,8 @@ class Pipeline:
         self._runtime = make_runtime(cascade, device, backend, threads)
         self._stage: Stage = stage
         self._detector: Detector | None = FaceDetector() if isinstance(detector, str) else detector
+        limit = self._info.config.max_doubt
+        self._max_doubt = np.inf if limit is None else limit
         self._turn = detector == "default"
 
     @property
@@ -226,7 +227,7 @@ class Pipeline:
         keep = np.zeros(0, np.intp)
         if crops:
             score, doubt = self._runtime.judge(crops, found[:, :4], rolls)
-            keep = np.flatnonzero((score >= min_score) & (doubt <= _MAX_DOUBT))
+            keep = np.flatnonzero((score >= min_score) & (doubt <= self._max_doubt))
         return _Candidates([crops[i] for i in keep], found[keep, :4], rolls[keep], detected=True)
 
     def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[geometry.WorkingCrop]:
@@ -252,7 +253,7 @@ class Pipeline:
             part = Points(*(field[start : start + len(candidates)] for field in points))
             start += len(candidates)
             faces = [self._face(part, i) for i in range(len(candidates))]
-            results.append(_sift(faces) if candidates.detected else faces)
+            results.append(_sift(faces, self._max_doubt) if candidates.detected else faces)
         return results
 
     def _face(self, points: Points, i: int) -> Face:
@@ -279,7 +280,7 @@ def _checked(boxes: object, image: NDArray[np.uint8], source: object, origin: st
         raise InputError(f"{images.describe(source)}: {origin}{error}") from error
 
 
-def _sift(faces: list[Face]) -> list[Face]:
+def _sift(faces: list[Face], max_doubt: float) -> list[Face]:
     """Drop what turned out to be no face, make candidates that ended on one face one, and put the largest first.
 
     Once more by doubt (see the runtime's ``judge``), now over the refined points, which tell faces better apart.
@@ -289,6 +290,6 @@ def _sift(faces: list[Face]) -> list[Face]:
     boxes = np.stack([face.box for face in faces])
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     doubts = np.array([np.median(face.sigma) for face in faces]) / np.sqrt(np.maximum(areas, 1e-6))
-    sure = np.flatnonzero(doubts <= _MAX_DOUBT)
+    sure = np.flatnonzero(doubts <= max_doubt)
     keep = sure[non_maximum_suppression(boxes[sure], [faces[i].score for i in sure], _SAME_FACE_IOU)]
     return [faces[i] for i in sorted(keep.tolist(), key=lambda i: -areas[i])]

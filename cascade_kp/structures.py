@@ -53,7 +53,7 @@ class Face:
         sigma: (K,) float32 px, the radius that holds 68 % of the held-out errors of such a point; NaN if unknown.
         coarse: (K, 2) float32 px, what stage one said.
         box: (4,) float32 xyxy px. By contract a *tight* box: min..max of the keypoints, no margin.
-        score: Confidence that this is a face, as its detector gives it; 1.0 for supplied boxes.
+        score: Probability that this is a face, as stage one gives it.
         scheme: Names and regions of the K points.
 
     Raises:

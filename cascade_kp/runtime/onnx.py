@@ -70,8 +70,6 @@ class OnnxNet(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Numbers next to zero, which ReLU networks are full of, cost a CPU a hundred times the others.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         graph = network_graph(net).SerializeToString()
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

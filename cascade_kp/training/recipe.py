@@ -64,6 +64,13 @@ class PartConfig:
     sigma_weight: float = 0.003
     face_weight: float = 0.02
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 2 or not self.jitter:
+            raise ConfigError(
+                "expected steps of at least 1, a batch of at least 2 and some jitter, "
+                f"got steps {self.steps}, batch {self.batch}, {len(self.jitter)} components of jitter"
+            )
+
 
 @dataclass(frozen=True)
 class Recipe:
