@@ -33,6 +33,7 @@ CASCADE = CascadeConfig(
     region_boxes="boxes",
     working_face_px=200,
     working_context=2.5,
+    max_doubt=0.1,
 )
 JITTER = JitterConfig(share=0.3, shift=0.1, scale=0.2, angle_deg=11.0, upright=True)
 PHOTOMETRIC = PhotometricConfig(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -161,9 +162,9 @@ class TestRanges:
             (TrunkConfig, {"stages": 5}, "stages: expected 1 to 4, got 5"),
             (TrunkConfig, {"stages": 0}, "stages: expected 1 to 4, got 0"),
             (TrunkConfig, {"depth": 101}, "depth: expected one of .18, 34, 50., got 101"),
-            (NetConfig, {"input_px": 100}, "input_px: expected a multiple of 32, got 100"),
-            (NetConfig, {"input_px": 0}, "input_px: expected a multiple of 32, got 0"),
-            (NetConfig, {"input_px": 40, "trunk": {"stages": 3}}, "input_px: expected a multiple of 16, got 40"),
+            (NetConfig, {"input_px": 100}, "input_px: expected a multiple of 32, at most 1024, got 100"),
+            (NetConfig, {"input_px": 0}, "input_px: expected a multiple of 32, at most 1024, got 0"),
+            (NetConfig, {"input_px": 40, "trunk": {"stages": 3}}, "input_px: expected a multiple of 16, at most 1024, got 40"),
             (NetConfig, {"head": "heat"}, "head: expected one of"),
             (NetConfig, {"head_width": 0}, "head_width: expected at least 1"),
             (NetConfig, {"head_stride": 32, "trunk": {"stages": 3}}, r"head_stride: expected one of \[4, 8, 16\]"),
