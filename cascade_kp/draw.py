@@ -127,7 +127,7 @@ def save_image(path: str | os.PathLike[str], image: object) -> None:
 
     Args:
         path: Ends in ``.png`` or in ``.jpg`` / ``.jpeg`` (quality 93, colour at full resolution).
-        image: objectthing `as_image` takes.
+        image: Anything `as_image` takes.
 
     Raises:
         InputError: Another extension, or the file cannot be written.

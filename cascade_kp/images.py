@@ -106,9 +106,9 @@ def as_image(source: object) -> NDArray[np.uint8]:
     """Turn whatever a caller calls a picture into upright RGB, uint8.
 
     Args:
-        source: A path; a PIL image (its EXIF orientation is applied; `MAX_PIXELS` holds); or an array: (H, W, 3)
+        source: A path; a PIL image (its EXIF orientation is applied); or an array: (H, W, 3)
             RGB, (H, W) or (H, W, 1) grey, (H, W, 4) RGBA (alpha is dropped), of uint8, uint16 or float in [0, 1]
-            (up to `FLOAT_TOLERANCE` outside is clipped).
+            (up to `FLOAT_TOLERANCE` outside is clipped). `MAX_PIXELS` holds for all of them.
 
     Returns:
         (H, W, 3) uint8 RGB. A uint8 RGB or RGBA array comes back uncopied, as itself or as a view: its strides
@@ -139,7 +139,7 @@ def describe(source: object) -> str:
     """Name a picture source in a few words, for messages.
 
     Args:
-        source: objectthing.
+        source: Anything.
 
     Returns:
         Such as ``photo.jpg``, ``array (480, 640, 3) uint8``, ``PIL image 640x480 RGB``, ``tensor (3, 480, 640)
@@ -318,7 +318,7 @@ def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
             hint = "; pass a batch as a list of pictures"
         raise ImageError(f"expected {_ACCEPTED}, got {name}{hint}")
     height, width = array.shape[:2]
-    _check_size(width, height, name, limit=False)
+    _check_size(width, height, name)
     if grey:
         plane = _to_uint8(array.reshape(height, width), name)
         return np.repeat(plane[:, :, None], 3, axis=2)
@@ -379,15 +379,15 @@ def _sixteen_to_eight() -> NDArray[np.uint8]:
     return table
 
 
-def _check_size(width: int, height: int, name: str, *, limit: bool = True) -> None:
-    """Refuse a picture that is too small or, with `limit`, too large.
+def _check_size(width: int, height: int, name: str) -> None:
+    """Refuse a picture that is too small or too large.
 
     Raises:
         ImageError: A side is under `MIN_SIDE`, or the picture has more than `MAX_PIXELS` pixels.
     """
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{name}: expected at least {MIN_SIDE}x{MIN_SIDE} px, got {width}x{height} (width x height)")
-    if limit and width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {width}x{height} = "
             f"{width * height / 1e6:.1f}; shrink it first"

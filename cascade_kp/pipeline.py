@@ -197,7 +197,9 @@ class Pipeline:
     def _detect(self, image: NDArray[np.uint8], detector: Detector, source: object) -> _Candidates:
         """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again."""
         if not isinstance(detector, FaceDetector):
-            answer = detector(image)
+            shown = image.view()
+            shown.flags.writeable = False  # it may be the caller's own array
+            answer = detector(shown)
             try:
                 found = np.asarray(answer, np.float32)
             except (TypeError, ValueError):
@@ -209,6 +211,8 @@ class Pipeline:
                 what = images.describe(source)
                 raise InputError(f"{what}: detector: expected numbers of shape (N, 5), xyxy and score, got {got}")
             _checked(found[:, :4], image, source, "detector: ")
+            if not np.isfinite(found[:, 4]).all():
+                raise InputError(f"{images.describe(source)}: detector: expected finite scores, got {found[:, 4]}")
             return self._judge(image, found, np.zeros(len(found), np.float32), self._min_score)
         found, rolls = detector.detect(image)
         faces = self._judge(image, found, np.radians(rolls), self._min_score)

@@ -160,7 +160,7 @@ class Scheme:
         """
         if name not in self.regions:
             known = ", ".join(self.regions) or "none"
-            self._refuse(f"no region {name!r}{_nearest(name, self.regions)}; its regions: {known}")
+            self._refuse(f"no region {name!r}{_nearest(str(name), self.regions)}; its regions: {known}")
         return self.regions[name]
 
     def flip_region(self, name: str) -> tuple[str, tuple[int, ...]]:
@@ -265,6 +265,10 @@ class Scheme:
                         "would be ambiguous"
                     )
                 owner[index] = name
+            for side, other in _OTHER_SIDE.items():
+                wrong = [self.keypoints[i] for i in indices if other in self.keypoints[i].split("_")]
+                if side in name.split("_") and wrong:
+                    self._refuse(f"region {name!r} holds {wrong[0]!r}; left and right are the subject's, in both names")
 
     def _check_flip(self) -> None:
         flip, names = self.flip, self.keypoints

@@ -7,6 +7,7 @@ its tensors are not exactly those that its own configuration asks for.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import tempfile
@@ -130,7 +131,7 @@ def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, 
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: expected weights that are finite in {dtype}, got NaN or infinity in {key!r}")
     try:
-        text = json.dumps(header)
+        text = json.dumps({**header, "sha256": _digests(tensors)})
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: expected an info of plain values that JSON can hold, got: {error}") from error
     target = Path(path)
@@ -149,6 +150,21 @@ def _stored(cascade: Cascade) -> dict[str, Tensor]:
     return {k: v for k, v in cascade.state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
+def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of the stored tensors of every part: ``coarse``, ``boxes``, ``regions.<region>``.
+
+    Part by part, because a retrained region must leave the others' as they were.
+    """
+    parts: dict[str, Any] = {}
+    for key in sorted(tensors):
+        words = key.split(".")
+        part = ".".join(words[: 2 if words[0] == "regions" else 1])
+        digest = parts.setdefault(part, hashlib.sha256())
+        digest.update(key.encode())
+        digest.update(tensors[key].contiguous().view(torch.uint8).numpy().tobytes())
+    return {part: digest.hexdigest() for part, digest in parts.items()}
+
+
 def load_model(name_or_path: str | os.PathLike[str]) -> tuple[Cascade, ModelInfo]:
     """Read a model file.
 
@@ -165,19 +181,25 @@ def load_model(name_or_path: str | os.PathLike[str]) -> tuple[Cascade, ModelInfo
     try:
         _check_start(path)
         with safe_open(path, framework="pt") as file:
-            info = _read_info(path, file.metadata())
+            info, digests = _read_info(path, file.metadata())
             shapes = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             cascade = _without_memory(path, info)
             expected = _stored(cascade)
             _check_tensors(path, expected, {k: (v.get_shape(), v.get_dtype()) for k, v in shapes.items()})
-            values = {key: file.get_tensor(key).float() for key in expected}
+            stored = {key: file.get_tensor(key) for key in expected}
     except SafetensorError as error:
         raise ModelError(f"{path}: expected a whole safetensors file, got a damaged one: {error}") from error
     except OSError as error:
         raise ModelError(f"{path}: expected a file that can be read, got: {error}") from error
+    values = {key: value.float() for key, value in stored.items()}
     for key, value in values.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: expected finite weights, got NaN or infinity in {key!r}")
+    damaged = [part for part, digest in _digests(stored).items() if digests.get(part) != digest]
+    if damaged:
+        raise ModelError(
+            f"{path}: expected the weights that its header has the SHA-256 of, got others in {damaged[0]!r}"
+        )
     cascade.to_empty(device="cpu")
     cascade.load_state_dict(values, strict=False)
     for key, value in cascade.state_dict().items():
@@ -211,13 +233,13 @@ def _check_start(path: Path) -> None:
         raise ModelError(f"{path}: expected a safetensors file, got {got}")
 
 
-def _read_info(path: Path, metadata: dict[str, str] | None) -> ModelInfo:
+def _read_info(path: Path, metadata: dict[str, str] | None) -> tuple[ModelInfo, dict[str, str]]:
     if not metadata or _KEY not in metadata:
         raise ModelError(f"{path}: expected a cascade_kp model, got a safetensors file without that header")
     try:
         header = json.loads(metadata[_KEY])
         _check_version(path, header["format_version"])
-        return ModelInfo(
+        info = ModelInfo(
             name=str(header["name"]),
             scheme=Scheme.from_dict(header["scheme"]),
             config=from_dict(CascadeConfig, header["config"]),
@@ -227,6 +249,7 @@ def _read_info(path: Path, metadata: dict[str, str] | None) -> ModelInfo:
             licence=str(header["licence"]),
             history=tuple(header["history"]),
         )
+        return info, dict(header["sha256"])
     except ModelError:
         raise
     except (CascadeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -164,7 +164,11 @@ class TestRanges:
             (TrunkConfig, {"depth": 101}, "depth: expected one of .18, 34, 50., got 101"),
             (NetConfig, {"input_px": 100}, "input_px: expected a multiple of 32, at most 1024, got 100"),
             (NetConfig, {"input_px": 0}, "input_px: expected a multiple of 32, at most 1024, got 0"),
-            (NetConfig, {"input_px": 40, "trunk": {"stages": 3}}, "input_px: expected a multiple of 16, at most 1024, got 40"),
+            (
+                NetConfig,
+                {"input_px": 40, "trunk": {"stages": 3}},
+                "input_px: expected a multiple of 16, at most 1024, got 40",
+            ),
             (NetConfig, {"head": "heat"}, "head: expected one of"),
             (NetConfig, {"head_width": 0}, "head_width: expected at least 1"),
             (NetConfig, {"head_stride": 32, "trunk": {"stages": 3}}, r"head_stride: expected one of \[4, 8, 16\]"),

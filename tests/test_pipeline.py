@@ -615,3 +615,20 @@ def test_a_bad_option_is_refused(options, error, message):
 def test_what_is_no_picture_is_refused(pipe, source):
     with pytest.raises(ImageError, match="expected"):
         pipe(source)
+
+
+def test_a_detector_is_shown_a_picture_that_it_cannot_change():
+    picture = np.zeros((60, 80, 3), np.uint8)
+
+    def detector(image):
+        assert not image.flags.writeable
+        return np.zeros((0, 5), np.float32)
+
+    assert Pipeline(detector=detector)(picture) == []
+    assert picture.flags.writeable
+
+
+def test_a_detectors_score_that_is_no_number_is_refused():
+    pipe = Pipeline(detector=lambda _: np.array([[10, 10, 50, 50, np.nan]]))
+    with pytest.raises(InputError, match="expected finite scores"):
+        pipe(np.zeros((60, 80, 3), np.uint8))

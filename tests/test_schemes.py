@@ -345,3 +345,8 @@ class TestConvert:
 def test_importing_schemes_does_not_import_torch():
     code = "import sys, cascade_kp.schemes, cascade_kp.metrics, cascade_kp.formats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_region_of_one_side_does_not_hold_the_other_sides_points():
+    with pytest.raises(SchemeError, match=r"region 'left_r' holds 'right_a'; left and right are the subject's"):
+        Scheme("turned", ("left_a", "right_a", "tip"), {"left_r": (1,), "right_r": (0,)})

@@ -526,3 +526,11 @@ def test_an_existing_file_is_replaced_whole(saved, tmp_path):
 def test_every_refusal_is_one_of_the_family(tmp_path):
     with pytest.raises(CascadeError):
         load_model(tmp_path / "missing")
+
+
+def test_changed_weights_are_refused_naming_their_part(saved, tmp_path):
+    def change(tensors):
+        tensors["regions.nose.sigma_scale"][2] += 1
+
+    text = refusal(with_tensors(saved, tmp_path / "m.safetensors", change))
+    assert "expected the weights that its header has the SHA-256 of, got others in 'regions.nose'" in text

@@ -53,12 +53,21 @@ def main(arguments: list[str] | None = None) -> int:
     if given[0] not in _COMMANDS:
         print(f"cascade-kp: expected a command ({', '.join(_COMMANDS)}), got {given[0]!r}", file=sys.stderr)
         return 2
+    return _run(given[0], given[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
     from importlib import import_module
+
+    from cascade_kp.errors import CascadeError
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is no text is printed as its bytes
     try:
-        return int(import_module(f"cascade_kp.cli.{given[0]}").main(given[1:]))
+        return int(import_module(f"cascade_kp.cli.{command}").main(arguments))
+    except CascadeError as error:
+        print(f"cascade-kp: {error}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of the results left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at exit goes nowhere
         return 1

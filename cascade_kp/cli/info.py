@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-
-from cascade_kp.errors import CascadeError
 
 __all__ = ["Info", "main"]
 
@@ -28,14 +25,6 @@ class Info:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = tyro.cli(Info, args=arguments, prog="cascade-kp info")
-    try:
-        return _info(args)
-    except CascadeError as error:
-        print(f"cascade-kp: {error}", file=sys.stderr)
-        return 2
-
-
-def _info(args: Info) -> int:
     from cascade_kp.config import to_dict
     from cascade_kp.weights import load_model, model_path
 

@@ -57,19 +57,13 @@ class Predict:
     """Threads of the networks; by default torch's own choice."""
     device: str = "cpu"
     """Where the networks run, such as cpu or cuda:0."""
+    backend: Literal["auto", "torch", "onnxruntime"] = "auto"
+    """What runs them; onnxruntime is for the CPU, and faster there."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = tyro.cli(Predict, args=arguments, prog="cascade-kp predict")
-    try:
-        return _predict(args)
-    except CascadeError as error:
-        print(f"cascade-kp: {error}", file=sys.stderr)
-        return 2
-
-
-def _predict(args: Predict) -> int:
     if not args.images:
         raise InputError("images: expected at least one picture or folder, got none")
     paths = list(_expand(args.images))
@@ -83,7 +77,14 @@ def _predict(args: Predict) -> int:
 
     from cascade_kp.pipeline import Pipeline
 
-    pipe = Pipeline(args.model, stage=args.stage, device=args.device, threads=args.threads, min_score=args.min_score)
+    pipe = Pipeline(
+        args.model,
+        stage=args.stage,
+        device=args.device,
+        backend=args.backend,
+        threads=args.threads,
+        min_score=args.min_score,
+    )
     failed = 0
     with ExitStack() as stack:
         sink = sys.stdout

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cascade_kp import formats
-from cascade_kp.errors import DataError, InputError
+from cascade_kp.errors import DataError, ImageError, InputError
 from cascade_kp.images import read_image
 from cascade_kp.schemes import Scheme, load_scheme
 
@@ -209,7 +209,7 @@ def read_300w(
         root: The folder: the whole release (``afw``, ``helen/trainset``, ``lfpw/testset``, ``ibug``,
             ``300W/01_Indoor``, ...), or any part of it.
         skip_bad: Leave out what is broken, list it in ``skipped`` and log a warning, instead of raising;
-            pictures are then opened (their headers read) to see whether they can be.
+            pictures are then decoded once to see whether they can be, which takes a while.
         scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
 
     Returns:
@@ -378,12 +378,11 @@ def _read_entry(root: Path, annotation: Path, pictures: dict[str, list[Path]], s
 
 
 def _check_picture(path: Path) -> None:
-    """Refuse a picture whose header cannot be read; its pixels are not decoded."""
+    """Refuse a picture that cannot be decoded to its end."""
     try:
-        with Image.open(path):
-            pass
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}:1: expected a picture, got a file that cannot be opened as one: {error}") from error
+        read_image(path)
+    except ImageError as error:
+        raise DataError(f"{path}:1: expected a picture, got a file that cannot be read as one: {error}") from error
 
 
 def _name(root: Path, path: Path) -> str:
