@@ -278,8 +278,8 @@ def working_crop(image: NDArray[np.uint8], box: NDArray[np.floating], face_px: i
 def _shrink(pixels: NDArray[np.uint8], h: int, w: int) -> NDArray[np.uint8]:
     """Area averaging: antialiased, and a pure scale in the continuous frame.
 
-    Halving has a vectorised path in OpenCV and a general factor has not, so that halving first and leaving less than
-    another halving to the end takes an eighth of the time on a face of 2,000 px.
+    Halving has a vectorised path in OpenCV and a general factor has not, so the picture is halved first and what is
+    less than another halving is left to the end.
     """
     small: NDArray[np.uint8] = pixels
     while small.shape[0] >= 2 * h and small.shape[1] >= 2 * w and small.shape[0] % 2 == 0 == small.shape[1] % 2:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline"]
 
-# The detector bears 12 degrees of roll either way; where it finds nothing upright, near rolls are tried first.
+# A step of 24 degrees, set by hand; where the detector finds nothing upright, near rolls are tried first.
 _RETRY_ROLLS_DEG = tuple((-roll, roll) for roll in (24.0, 48.0, 72.0, 96.0, 120.0, 144.0, 168.0))
-_RETRY_MIN_SCORE = 0.9  # fifteen searches bring fifteen times the false alarms
-_RETRY_SIDE_PX = 384  # ... and a picture without a face should not cost fifteen times as much
+_RETRY_MIN_SCORE = 0.9  # each further search brings false alarms of its own
+_RETRY_SIDE_PX = 384  # ... and time, which a picture without a face pays in full
 _SAME_FACE_IOU = 0.4
 _BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
 

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: every network of a cascade as an ONNX graph, two to three times as fast on a CPU.
+"""The ONNX Runtime backend: every network of a cascade as an ONNX graph, faster on a CPU.
 
 The graphs are written here, node by node, from the folded networks and stay in memory: nothing is exported, traced or
 cached. What lies between the networks (sampling, frames, fusion) is the same code as with PyTorch.
