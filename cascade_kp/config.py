@@ -18,6 +18,7 @@ from cascade_kp.errors import ConfigError
 __all__ = [
     "CascadeConfig",
     "JitterConfig",
+    "LossConfig",
     "NetConfig",
     "PhotometricConfig",
     "RegionConfig",
@@ -56,23 +57,28 @@ class NetConfig:
     Attributes:
         input_px: side of its square input.
         trunk: the residual trunk.
-        head: ``soft_argmax`` (expected position under a small heat map) or ``direct`` (pooled features to numbers).
+        head: ``soft_argmax`` (expected position under a small heat map), ``simcc`` (expected position under two
+            one-dimensional distributions, x and y) or ``direct`` (features to numbers).
         head_width: channels of the head's lateral features.
         head_stride: input px a heat-map cell covers (``soft_argmax`` only): 4, 8, 16 or 32, at most the trunk's.
+        bins_per_px: cells of each distribution in an input px (``simcc`` only).
     """
 
     input_px: int = 128
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
-    head: Literal["soft_argmax", "direct"] = "soft_argmax"
+    head: Literal["soft_argmax", "simcc", "direct"] = "soft_argmax"
     head_width: int = 64
     head_stride: int = 8
+    bins_per_px: int = 2
 
     def __post_init__(self) -> None:
         stride = 2 ** (self.trunk.stages + 1)
         fits = stride <= self.input_px <= 1024 and self.input_px % stride == 0
         _check(fits, "input_px", f"a multiple of {stride}, at most 1024", self.input_px)
-        _check(self.head in ("soft_argmax", "direct"), "head", "'soft_argmax' or 'direct'", self.head)
+        heads = ("soft_argmax", "simcc", "direct")
+        _check(self.head in heads, "head", "'soft_argmax', 'simcc' or 'direct'", self.head)
         _check(self.head_width >= 1, "head_width", "at least 1", self.head_width)
+        _check(1 <= self.bins_per_px <= 8, "bins_per_px", "1 to 8", self.bins_per_px)
         if self.head == "soft_argmax":
             strides = [2 ** (i + 2) for i in range(self.trunk.stages)]
             _check(self.head_stride in strides, "head_stride", f"one of {strides}", self.head_stride)
@@ -146,9 +152,12 @@ class JitterConfig:
 
     Attributes:
         share: weight of this component in the mixture.
-        shift: standard deviation of the centre, in sides of the box, each axis.
-        scale: standard deviation of the log of the side.
+        shift: standard deviation of the centre (translation, box jitter), in sides of the box, each axis.
+        scale: standard deviation of the log of the side (zoom).
         angle_deg: standard deviation of the rotation, degrees.
+        any_angle: probability of a rotation drawn from the full circle instead.
+        quarter_turns: probability of a further turn by 90, 180 or 270 degrees.
+        shear_deg: standard deviation of the shear, degrees: the angle by which the crop's vertical leans.
         upright: turn the crop with the face first, as a later pass does; otherwise it stands as the picture does.
     """
 
@@ -156,11 +165,13 @@ class JitterConfig:
     shift: float = 0.03
     scale: float = 0.05
     angle_deg: float = 5.0
+    any_angle: float = 0.0
+    quarter_turns: float = 0.0
+    shear_deg: float = 0.0
     upright: bool = False
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            _check(getattr(self, f.name) >= 0.0, f.name, "at least 0", getattr(self, f.name))
+        _check_numbers(self, ("any_angle", "quarter_turns"))
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,12 @@ class PhotometricConfig:
         blur: probability of a Gaussian blur of up to ``blur_px``.
         blur_px: largest standard deviation of that blur, crop px.
         noise: largest standard deviation of Gaussian noise, of 255; drawn uniformly from 0.
+        poisson: probability of shot noise (Poisson).
+        poisson_photons: fewest photons that make white; drawn log-uniformly up to 64 times as many.
+        salt_pepper: probability of white and black pixels.
+        salt_pepper_share: largest share of the pixels that they take; drawn uniformly from 0.
+        jpeg: probability of JPEG compression.
+        jpeg_quality: lowest quality, 1 to 95; drawn uniformly up to 95.
         erase: probability of covering a random rectangle.
         erase_share: largest side of that rectangle, of the crop's side.
     """
@@ -186,12 +203,58 @@ class PhotometricConfig:
     blur: float = 0.2
     blur_px: float = 1.5
     noise: float = 0.04
+    poisson: float = 0.0
+    poisson_photons: float = 60.0
+    salt_pepper: float = 0.0
+    salt_pepper_share: float = 0.03
+    jpeg: float = 0.0
+    jpeg_quality: int = 25
     erase: float = 0.4
     erase_share: float = 0.4
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            _check(getattr(self, f.name) >= 0.0, f.name, "at least 0", getattr(self, f.name))
+        _check_numbers(self, ("grey", "blur", "poisson", "salt_pepper", "salt_pepper_share", "jpeg", "erase"))
+        _check(self.poisson_photons > 0, "poisson_photons", "above 0", self.poisson_photons)
+        _check(1 <= self.jpeg_quality <= 95, "jpeg_quality", "1 to 95", self.jpeg_quality)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training minimises. Lengths are in crop units: the side of the network's input is 1.
+
+    Attributes:
+        name: of the points' loss; ``star`` and ``simcc`` need a head that gives distributions.
+        width: error beyond which ``wing`` is linear, and within which ``soft_wing`` and ``smooth_l1`` are gentle.
+        curvature: how sharp the logarithm of ``wing`` and ``soft_wing`` is.
+        reach: error beyond which ``soft_wing`` is linear again.
+        spread_weight: weight of the distribution's size in ``star``.
+        bin_sigma: standard deviation of the target distribution of ``simcc``, in bins.
+        sigma_weight: weight of the uncertainty's own loss; ``rle`` trains it with the points and takes no other.
+        face_weight: weight of the face score's loss.
+    """
+
+    name: Literal["wing", "soft_wing", "mse", "l1", "smooth_l1", "star", "rle", "simcc"] = "wing"
+    width: float = 0.04
+    curvature: float = 0.008
+    reach: float = 0.12
+    spread_weight: float = 1.0
+    bin_sigma: float = 3.0
+    sigma_weight: float = 0.003
+    face_weight: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("width", "curvature", "reach", "bin_sigma"):
+            _check(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
+        for name in ("spread_weight", "sigma_weight", "face_weight"):
+            _check(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
+        _check(self.reach > self.width, "reach", f"above the width {self.width}", self.reach)
+
+
+def _check_numbers(config: Any, probabilities: tuple[str, ...]) -> None:  # noqa: ANN401 (any of the dataclasses)
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        _check(value >= 0.0, f.name, "at least 0", value)
+        _check(f.name not in probabilities or value <= 1.0, f.name, "a probability, 0 to 1", value)
 
 
 def _check(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: FBT001

@@ -35,8 +35,12 @@ CASCADE = CascadeConfig(
     working_context=2.5,
     max_doubt=0.1,
 )
-JITTER = JitterConfig(share=0.3, shift=0.1, scale=0.2, angle_deg=11.0, upright=True)
-PHOTOMETRIC = PhotometricConfig(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+JITTER = JitterConfig(
+    share=0.3, shift=0.1, scale=0.2, angle_deg=11.0, any_angle=0.1, quarter_turns=0.2, shear_deg=3.0, upright=True
+)
+PHOTOMETRIC = PhotometricConfig(
+    brightness=0.1, contrast=0.2, colour=0.3, grey=0.4, blur=0.5, blur_px=0.6, noise=0.7, erase=0.8, erase_share=0.9
+)
 DATA = DataConfig(train=("a", "b"), extra=("c",), extra_share=0.2, extra_until=0.7, validation="v.txt")
 PART = PartConfig(10, 4, 0.1, 2, 0.3, 0.9, 2.0, (JITTER, JitterConfig()), PHOTOMETRIC, 0.25, 0.01, 0.03)
 RECIPE = Recipe("r", CASCADE, DATA, PART, "ibug51", 7, PartConfig(), {"right_eye": PART})
@@ -69,6 +73,7 @@ class TestRoundTrip:
                 "head": "soft_argmax",
                 "head_width": 64,
                 "head_stride": 8,
+                "bins_per_px": 2,
             },
             "margin": 1.5,
             "mirror": False,

@@ -9,8 +9,10 @@ import torch
 from cascade_kp.config import PhotometricConfig
 from cascade_kp.data.augment import photometric
 
-NOTHING = PhotometricConfig(0, 0, 0, 0, 0, 0, 0, 0, 0)
-STRONG = PhotometricConfig(0.5, 1.0, 0.5, 0.5, 0.5, 2.0, 0.2, 0.5, 0.6)
+NOTHING = PhotometricConfig(brightness=0, contrast=0, colour=0, grey=0, blur=0, noise=0, erase=0)
+STRONG = PhotometricConfig(
+    brightness=0.5, contrast=1.0, colour=0.5, grey=0.5, blur=0.5, blur_px=2.0, noise=0.2, erase=0.5, erase_share=0.6
+)
 
 
 def seeded(seed=0):

@@ -17,7 +17,7 @@ from cascade_kp.training.recipe import PartConfig
 
 SCHEME = load_scheme("ibug68")
 STILL = JitterConfig(shift=0, scale=0, angle_deg=0)
-UNTOUCHED = PhotometricConfig(0, 0, 0, 0, 0, 0, 0, 0, 0)
+UNTOUCHED = PhotometricConfig(brightness=0, contrast=0, colour=0, grey=0, blur=0, noise=0, erase=0)
 NET = NetConfig(input_px=64, trunk=TrunkConfig(width=4, stages=3), head_width=4)
 
 
