@@ -19,6 +19,7 @@ __all__ = [
     "CascadeConfig",
     "JitterConfig",
     "LossConfig",
+    "MissingPolicy",
     "NetConfig",
     "PhotometricConfig",
     "RegionConfig",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# What becomes of labels that are missing; see cascade_kp.data.missing.
+MissingPolicy = Literal["mask", "drop", "mean", "median", "previous"]
 
 
 @dataclass(frozen=True)
@@ -224,10 +228,12 @@ class LossConfig:
 
     Attributes:
         name: of the points' loss; ``star`` and ``simcc`` need a head that gives distributions.
-        width: error beyond which ``wing`` is linear, and within which ``soft_wing`` and ``smooth_l1`` are gentle.
+        width: error beyond which ``wing`` is linear, and below which ``soft_wing`` is the error itself and
+            ``smooth_l1`` and ``star`` are quadratic.
         curvature: how sharp the logarithm of ``wing`` and ``soft_wing`` is.
-        reach: error beyond which ``soft_wing`` is linear again.
-        spread_weight: weight of the distribution's size in ``star``.
+        reach: weight of the logarithm of ``soft_wing`` beyond the width, where its slope at an error ``x`` is
+            ``reach / (curvature + x)``. As published, in px of a 256 px crop: width 2, reach 20, curvature 0.5.
+        spread_weight: weight of the distribution's variance in ``star``; 80 holds it at about 5 % of the crop.
         bin_sigma: standard deviation of the target distribution of ``simcc``, in bins.
         sigma_weight: weight of the uncertainty's own loss; ``rle`` trains it with the points and takes no other.
         face_weight: weight of the face score's loss.
@@ -237,7 +243,7 @@ class LossConfig:
     width: float = 0.04
     curvature: float = 0.008
     reach: float = 0.12
-    spread_weight: float = 1.0
+    spread_weight: float = 80.0
     bin_sigma: float = 3.0
     sigma_weight: float = 0.003
     face_weight: float = 0.02
@@ -247,7 +253,8 @@ class LossConfig:
             _check(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
         for name in ("spread_weight", "sigma_weight", "face_weight"):
             _check(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
-        _check(self.reach > self.width, "reach", f"above the width {self.width}", self.reach)
+        steep = self.reach > self.width + self.curvature
+        _check(steep, "reach", f"above width + curvature, {self.width + self.curvature:g}", self.reach)
 
 
 def _check_numbers(config: Any, probabilities: tuple[str, ...]) -> None:  # noqa: ANN401 (any of the dataclasses)

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from cascade_kp.config import CascadeConfig, RegionConfig
     from cascade_kp.schemes import Scheme
 
-__all__ = ["Cascade", "CascadeOutput", "Specialist", "Stage", "StageOne", "Stages"]
+__all__ = ["Cascade", "CascadeOutput", "RegionBoxes", "Specialist", "Stage", "StageOne", "Stages"]
 
 Stage = Literal["coarse", "regions"]
+RegionBoxes = Literal["points", "boxes"]
 
 
 class CascadeOutput(NamedTuple):
@@ -181,6 +182,7 @@ class Cascade(nn.Module):
         *,
         stage: Stage = "regions",
         oracle: Tensor | None = None,
+        region_boxes: RegionBoxes | None = None,
     ) -> CascadeOutput:
         """Find the keypoints of N faces.
 
@@ -191,16 +193,18 @@ class Cascade(nn.Module):
             stage: ``coarse`` stops after stage one.
             oracle: (N, K, 2) px, true keypoints, canvas frame: regions are cropped round these instead of round
                 predictions, to see what better crops would be worth.
+            region_boxes: where the regions are cropped, as in the configuration, which it overrides.
 
         Returns:
             Points and uncertainties, canvas frame.
 
         Raises:
-            InputError: an unknown stage.
+            InputError: an unknown stage, or boxes from a network that the model does not have.
         """
         if stage not in ("coarse", "regions"):
             raise InputError(f"stage: expected 'coarse' or 'regions', got {stage!r}")
-        said = self.stages(images, boxes, angles, oracle=oracle, regions=stage == "regions")
+        regions = stage == "regions"
+        said = self.stages(images, boxes, angles, oracle=oracle, region_boxes=region_boxes, regions=regions)
         points, sigma = said.coarse.clone(), said.coarse_sigma * self.coarse.sigma_scale
         for name in said.refined:
             members = self._members[name]
@@ -220,9 +224,15 @@ class Cascade(nn.Module):
         angles: Tensor | None = None,
         *,
         oracle: Tensor | None = None,
+        region_boxes: RegionBoxes | None = None,
         regions: bool = True,
+        refine: bool = True,
     ) -> Stages:
-        """What every network says for itself, before anything is fused or calibrated. Arguments as of a call."""
+        """What every network says for itself, before anything is fused or calibrated.
+
+        Arguments as of a call; without ``regions`` stage one is all, without ``refine`` the regions are cropped but no
+        specialist runs.
+        """
         angles = torch.zeros_like(boxes[:, 0]) if angles is None else angles
         frames, prediction = self.coarse(images, boxes, angles)
         coarse, coarse_sigma = self._to_canvas(frames, prediction, self.config.coarse.input_px)
@@ -230,8 +240,8 @@ class Cascade(nn.Module):
         refined_sigma: dict[str, Tensor] = {}
         crops = coarse.new_zeros((len(coarse), 0, 4))
         if regions and self.regions:
-            crops = self._region_boxes(images, frames, coarse, oracle)
-            for i, name in enumerate(self.regions):
+            crops = self._region_boxes(images, frames, coarse, oracle, region_boxes or self.config.region_boxes)
+            for i, name in enumerate(self.regions if refine else ()):
                 refined[name], refined_sigma[name] = self._specialist(name, images, frames, crops[:, i])
         return Stages(frames, prediction.face, coarse, coarse_sigma, crops, refined, refined_sigma)
 
@@ -259,9 +269,13 @@ class Cascade(nn.Module):
         """The network of one region."""
         return cast("Specialist", self.regions[name])
 
-    def _region_boxes(self, images: Tensor, frames: Tensor, coarse: Tensor, oracle: Tensor | None) -> Tensor:
+    def _region_boxes(
+        self, images: Tensor, frames: Tensor, coarse: Tensor, oracle: Tensor | None, source: RegionBoxes
+    ) -> Tensor:
         """(N, R, 4) xyxy px of the stage-one crop: from true points, the box network, or stage one's points."""
-        if oracle is None and self.boxes is not None and self.config.region_boxes == "boxes":
+        if oracle is None and source == "boxes":
+            if self.boxes is None:
+                raise InputError("region_boxes: expected 'points', as this model has no box network, got 'boxes'")
             # The box network sees stage one's crop, at its own resolution.
             full, size = self.config.coarse.input_px, self.boxes.config.input_px
             scale = frames.new_tensor([full / size, full / size, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -28,8 +29,12 @@ __all__ = [
     "DoubtHead",
     "KeypointNet",
     "Prediction",
+    "SimCCHead",
     "SoftArgmaxHead",
+    "bin_moments",
     "cell_moments",
+    "full_precision",
+    "widened",
 ]
 
 
@@ -40,17 +45,50 @@ class Prediction(NamedTuple):
         points: (N, K, 2), crop-unit frame: (0, 0) and (1, 1) are the crop's outer corners.
         log_sigma: (N, K), log of the expected distance of a point from the truth, crop-unit frame.
         face: (N,), logit of "there is a face in this crop" (zero from a network that was not given that output).
+        covariance: (N, K, 3), xx, xy and yy of the distribution that a point is the mean of, crop units squared; with
+            its gradient. In training mode only, and not from a ``direct`` head: otherwise None.
+        logits: (N, K, 2, bins), of the x and of the y distribution. In training mode and from a ``simcc`` head only.
     """
 
     points: Tensor
     log_sigma: Tensor
     face: Tensor
+    covariance: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def widened(x: Tensor) -> Tensor:
+    """The tensor in float32 if it is in half precision, otherwise as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """A context without autocast on the tensor's device: between 0.5 and 1, bfloat16 only has every 1/256 of a crop."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
 def cell_moments(h: int, w: int) -> Tensor:
     """x, y, x squared and y squared of the cells' centres of a heat map, (h * w, 4), crop-unit frame."""
     y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
     return torch.stack([x, y, x.square(), y.square()], dim=-1).flatten(0, 1)
+
+
+def bin_moments(bins: int) -> Tensor:
+    """Place of the bins' centres from the middle, and its square, (bins, 2), crop-unit frame."""
+    # From the middle, where the square of a mean takes the fewest digits from a variance.
+    place = (torch.arange(bins) + 0.5) / bins - 0.5
+    return torch.stack([place, place.square()], dim=-1)
+
+
+def _map_covariance(share: Tensor, cells: int) -> Tensor:
+    """Shares of the cells of a square map, (N, K, cells * cells) -> (N, K, 3) xx, xy and yy, crop units squared."""
+    place = bin_moments(cells)[:, 0].to(share)
+    y, x = (axis.flatten() for axis in torch.meshgrid(place, place, indexing="ij"))
+    moments = share @ torch.stack([x, y, x.square(), x * y, y.square()], dim=-1)
+    mean_x, mean_y = moments[..., 0], moments[..., 1]
+    return moments[..., 2:] - torch.stack([mean_x.square(), mean_x * mean_y, mean_y.square()], dim=-1)
 
 
 class DoubtHead(nn.Module):
@@ -66,7 +104,8 @@ class DoubtHead(nn.Module):
 
     def forward(self, last: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, h, w) -> (N, K) log distances relative to the head's own prior, (N,) face logit."""
-        doubt = self.linear(last.mean(dim=(2, 3)))
+        with full_precision(last):
+            doubt = self.linear(last.to(self.linear.weight.dtype).mean(dim=(2, 3)))
         face = doubt[:, self.keypoints] if self.face_score else doubt.new_zeros(len(doubt))
         return doubt[:, : self.keypoints], face
 
@@ -86,7 +125,9 @@ class DirectHead(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Prediction:
         """Feature maps of every stage, finest first -> a prediction."""
-        points = self.points(self.reduce(maps[-1]).flatten(1)).unflatten(1, (-1, 2))
+        reduced = self.reduce(maps[-1]).flatten(1)
+        with full_precision(reduced):
+            points = self.points(reduced.to(self.points.weight.dtype)).unflatten(1, (-1, 2))
         doubt, face = self.doubt(maps[-1])
         return Prediction(points, doubt + PRIOR_LOG_SIGMA, face)
 
@@ -120,21 +161,74 @@ class SoftArgmaxHead(nn.Module):
         x = self.lateral[-1](used[-1])
         for lateral, finer in zip(reversed(self.lateral[:-1]), reversed(used[:-1]), strict=True):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") + lateral(finer)
-        heat = self.heat(self.smooth(x))
-        share = heat.flatten(2).softmax(dim=-1)
-        moments = share @ cell_moments(self.cells, self.cells).to(heat)
-        points, squares = moments[..., :2], moments[..., 2:]
-        spread = (squares - points.square()).sum(dim=-1)
+        heat = widened(self.heat(self.smooth(x)))
+        with full_precision(heat):
+            share = heat.flatten(2).softmax(dim=-1)
+            moments = share @ cell_moments(self.cells, self.cells).to(heat)
+            points, squares = moments[..., :2], moments[..., 2:]
+            spread = (squares - points.square()).sum(dim=-1)
+            covariance = _map_covariance(share, self.cells) if self.training else None
         doubt, face = self.doubt(maps[-1])
         # The map's spread is taken as it is: uncertainty must not pull at the positions.
         log_spread = 0.5 * torch.log(spread.detach().clamp_min(MIN_SPREAD))
-        return Prediction(points, doubt + log_spread + PRIOR_LOG_SPREAD, face)
+        return Prediction(points, doubt + log_spread + PRIOR_LOG_SPREAD, face, covariance)
+
+
+class SimCCHead(nn.Module):
+    """One small map a keypoint, read as two distributions, over x and over y; the position is where they expect it.
+
+    Bins are finer than pixels, and an expected position is finer than bins. The authors take the likeliest bin
+    instead; the mean is sub-pixel and has a gradient, so that losses of positions can train this head too.
+
+    Source: Li et al., SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation, 2022.
+    """
+
+    def __init__(self, channels: list[int], keypoints: int, config: NetConfig, *, face_score: bool) -> None:
+        super().__init__()
+        cells = config.input_px // 2 ** (config.trunk.stages + 1)
+        self.bins = config.input_px * config.bins_per_px
+        self.maps = nn.Conv2d(channels[-1], keypoints, 1)
+        # Shared by the keypoints: what a place in a map means for x and y is the same for all.
+        self.x = nn.Linear(cells * cells, self.bins)
+        self.y = nn.Linear(cells * cells, self.bins)
+        self.doubt = DoubtHead(channels[-1], keypoints, face_score=face_score)
+        # Nearly level distributions: every point starts in the middle.
+        nn.init.normal_(self.maps.weight, std=0.01)
+        for bias in (self.maps.bias, self.x.bias, self.y.bias):
+            nn.init.constant_(cast("Tensor", bias), 0.0)
+
+    def forward(self, maps: list[Tensor]) -> Prediction:
+        """Feature maps of every stage, finest first -> a prediction."""
+        flat = self.maps(maps[-1]).flatten(2)
+        with full_precision(flat):
+            flat = flat.to(self.x.weight.dtype)
+            logits = torch.stack([self.x(flat), self.y(flat)], dim=2)
+            moments = logits.softmax(dim=-1) @ bin_moments(self.bins).to(logits)
+            points = moments[..., 0] + 0.5
+            variance = moments[..., 1] - moments[..., 0].square()
+        doubt, face = self.doubt(maps[-1])
+        # As with the heat map: uncertainty must not pull at the positions.
+        log_spread = 0.5 * torch.log(variance.detach().sum(dim=-1).clamp_min(MIN_SPREAD))
+        log_sigma = doubt + log_spread + PRIOR_LOG_SPREAD
+        if not self.training:
+            return Prediction(points, log_sigma, face)
+        # The two distributions are independent of each other.
+        x, y = variance.unbind(dim=-1)
+        return Prediction(points, log_sigma, face, torch.stack([x, torch.zeros_like(x), y], dim=-1), logits)
+
+
+_HEADS: dict[str, type[DirectHead | SimCCHead | SoftArgmaxHead]] = {
+    "direct": DirectHead,
+    "simcc": SimCCHead,
+    "soft_argmax": SoftArgmaxHead,
+}
 
 
 class KeypointNet(nn.Module):
     """A trunk and a head, with the input's normalisation travelling inside.
 
-    ``forward``: (N, 3, input_px, input_px) float RGB in [0, 255] -> :class:`Prediction`.
+    ``forward``: (N, 3, input_px, input_px) float RGB in [0, 255] -> :class:`Prediction`. What only losses need is
+    computed in training mode only.
     """
 
     def __init__(self, config: NetConfig, keypoints: int, *, face_score: bool = False) -> None:
@@ -146,8 +240,7 @@ class KeypointNet(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.trunk = Trunk(config.trunk)
-        head = SoftArgmaxHead if config.head == "soft_argmax" else DirectHead
-        self.head = head(self.trunk.channels, keypoints, config, face_score=face_score)
+        self.head = _HEADS[config.head](self.trunk.channels, keypoints, config, face_score=face_score)
 
     def forward(self, x: Tensor) -> Prediction:
         """See the class."""

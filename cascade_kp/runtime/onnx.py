@@ -24,7 +24,9 @@ from cascade_kp.models.heads import (
     DoubtHead,
     KeypointNet,
     Prediction,
+    SimCCHead,
     SoftArgmaxHead,
+    bin_moments,
     cell_moments,
 )
 from cascade_kp.runtime.pytorch import TorchRuntime
@@ -94,9 +96,12 @@ def network_graph(net: KeypointNet) -> onnx.ModelProto:
     x = graph.node("Div", x, graph.constant(net.std))
     maps = _trunk(graph, net.trunk, x)
     head = net.head
-    points, log_sigma, face = (
-        _soft_argmax(graph, head, maps) if isinstance(head, SoftArgmaxHead) else _direct(graph, head, maps)
-    )
+    if isinstance(head, SoftArgmaxHead):
+        points, log_sigma, face = _soft_argmax(graph, head, maps)
+    elif isinstance(head, SimCCHead):
+        points, log_sigma, face = _simcc(graph, head, maps)
+    else:
+        points, log_sigma, face = _direct(graph, head, maps)
     outputs = {"points": points, "log_sigma": log_sigma, "face": face}
     shapes: dict[str, list[str | int]] = {
         "points": ["n", net.keypoints, 2],
@@ -218,9 +223,30 @@ def _soft_argmax(graph: _Graph, head: SoftArgmaxHead, maps: list[str]) -> tuple[
     points = graph.node("Slice", moments, halves[0], halves[1], axis)
     squares = graph.node("Slice", moments, halves[1], halves[2], axis)
     variance = graph.node("Sub", squares, graph.node("Mul", points, points))
+    return points, *_doubt_and_spread(graph, head.doubt, maps[-1], variance)
+
+
+def _simcc(graph: _Graph, head: SimCCHead, maps: list[str]) -> tuple[str, str, str]:
+    flat = graph.node("Reshape", graph.conv(maps[-1], head.maps), graph.constant([0, 0, -1]))
+    means, variances = [], []
+    for linear in (head.x, head.y):
+        logits = graph.node("MatMul", flat, graph.constant(linear.weight.t()))
+        logits = graph.node("Add", logits, graph.constant(linear.bias))
+        share = graph.node("Softmax", logits, axis=-1)
+        moments = graph.node("MatMul", share, graph.constant(bin_moments(head.bins)))
+        mean, square = (graph.node("Gather", moments, graph.constant([i]), axis=2) for i in (0, 1))
+        means.append(mean)
+        variances.append(graph.node("Sub", square, graph.node("Mul", mean, mean)))
+    middle = graph.constant(np.array(0.5, np.float32))
+    points = graph.node("Add", graph.node("Concat", *means, axis=2), middle)
+    variance = graph.node("Concat", *variances, axis=2)
+    return points, *_doubt_and_spread(graph, head.doubt, maps[-1], variance)
+
+
+def _doubt_and_spread(graph: _Graph, doubt: DoubtHead, last: str, variance: str) -> tuple[str, str]:
     spread = graph.node("ReduceSum", variance, graph.constant([-1]), keepdims=0)
     spread = graph.node("Max", spread, graph.constant(np.array(MIN_SPREAD, np.float32)))
     half = graph.constant(np.array(0.5, np.float32))
     log_spread = graph.node("Mul", graph.node("Log", spread), half)
-    logs, face = _doubt(graph, head.doubt, maps[-1], PRIOR_LOG_SPREAD)
-    return points, graph.node("Add", logs, log_spread), face
+    logs, face = _doubt(graph, doubt, last, PRIOR_LOG_SPREAD)
+    return graph.node("Add", logs, log_spread), face
