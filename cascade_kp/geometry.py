@@ -32,8 +32,10 @@ __all__ = [
     "WorkingCrop",
     "apply",
     "check_boxes",
+    "complete",
     "compose",
     "face_frames",
+    "fit_similarity",
     "flip_frames",
     "frame_angle",
     "invert",
@@ -225,6 +227,59 @@ def roll_angle(points: Tensor, reference: Tensor) -> Tensor:
     cross = (source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]).sum(dim=1)
     dot = (source * target).sum(dim=(1, 2))
     return torch.atan2(cross, dot)
+
+
+def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
+    """The least-squares similarity (scale, rotation, shift; no reflection) of point sets onto others.
+
+    Args:
+        source: (N, K, 2) or (K, 2), the same for all, any unit; points with a NaN do not count.
+        target: (N, K, 2) px or any unit, any frame; likewise.
+
+    Returns:
+        (N, 2, 3) source frame -> target frame, in the target's type; NaN where fewer than 2 points count, those
+        that do lie all at one place on either side, or no similarity fits better than one point (as can be with
+        mirror images).
+
+    Source: Umeyama, Least-Squares Estimation of Transformation Parameters Between Two Point Patterns, PAMI 1991; in
+    the plane and without reflections it is a division of complex numbers.
+    """
+    source = source.to(target).expand_as(target)
+    known = ~torch.isnan(source + target).any(dim=-1, keepdim=True)
+    count = known.sum(dim=1, keepdim=True).clamp_min(1)
+    source, target = (torch.where(known, points, 0.0) for points in (source, target))
+    from_centre, to_centre = (points.sum(dim=1, keepdim=True) / count for points in (source, target))
+    # Exact, which the sums of squares below are not: they hold what rounding left of the mean.
+    spread = torch.ones_like(known[:, 0, 0])
+    for points in (source, target):
+        low, high = (torch.where(known, points, bound) for bound in (torch.inf, -torch.inf))
+        spread &= (high.amax(dim=1) > low.amin(dim=1)).any(dim=-1)
+    source, target = (source - from_centre) * known, (target - to_centre) * known
+    real = (source * target).sum(dim=(1, 2))
+    imaginary = (source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]).sum(dim=1)
+    source_power, target_power = (points.square().sum(dim=(1, 2)) for points in (source, target))
+    explained = (real.square() + imaginary.square()) / (source_power * target_power)
+    a, b = real / source_power, imaginary / source_power
+    linear = torch.stack([a, -b, b, a], dim=-1).reshape(-1, 2, 2)
+    frames = torch.cat([linear, to_centre.mT - linear @ from_centre.mT], dim=-1)
+    usable = spread & (explained > torch.finfo(target.dtype).eps)
+    return torch.where(usable[:, None, None], frames, torch.nan)
+
+
+def complete(points: Tensor, reference: Tensor) -> Tensor:
+    """Fill missing points of faces from a reference shape, laid onto each face's labelled points.
+
+    Args:
+        points: (N, K, 2) px; a point with a NaN is missing.
+        reference: (K, 2) a shape, any unit; what is NaN there is neither used nor filled.
+
+    Returns:
+        (N, K, 2) px; labelled points as they are. Missing points are NaN where :func:`fit_similarity` finds nothing,
+        as with fewer than 2 labelled points.
+    """
+    known = ~torch.isnan(points).any(dim=-1, keepdim=True)
+    frames = fit_similarity(reference, points)
+    return torch.where(known, points, apply(frames, reference.to(points).expand_as(points)))
 
 
 # ---------------------------------------------------------------------------------------------- pixels

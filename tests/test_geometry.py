@@ -464,6 +464,157 @@ class TestRollAngle:
         assert math.degrees(float(geometry.roll_angle(points, torch.from_numpy(mean_face())))) == pytest.approx(25)
 
 
+# ------------------------------------------------------------------------------------------ similarities
+
+
+@st.composite
+def shapes(draw, smallest=2):
+    """(K, 2) float64 points on a coarse grid, so that those that differ differ clearly; at least two do."""
+    grid = st.tuples(st.integers(-20, 20), st.integers(-20, 20))
+    points = draw(st.lists(grid, min_size=smallest, max_size=10).filter(lambda some: len(set(some)) > 1))
+    return torch.tensor(points, dtype=torch.float64) / 10
+
+
+@st.composite
+def similar(draw, n=2):
+    """(n, 2, 3) float64 similarities without a reflection."""
+    matrices = []
+    for _ in range(n):
+        angle, scale = draw(st.floats(-4, 4)), 10 ** draw(st.floats(-1, 3))
+        x, y = draw(st.floats(-3000, 3000)), draw(st.floats(-3000, 3000))
+        a, b = scale * math.cos(angle), scale * math.sin(angle)
+        matrices.append([[a, -b, x], [b, a, y]])
+    return torch.tensor(matrices, dtype=torch.float64)
+
+
+class TestFitSimilarity:
+    def test_by_hand(self):
+        # A unit step to the right becomes 3 px down: turned clockwise by 90 degrees, 3 times as large.
+        source = torch.tensor([[0.0, 0], [1, 0]])
+        got = geometry.fit_similarity(source, torch.tensor([[[10.0, 20], [10, 23]]]))
+        torch.testing.assert_close(got, torch.tensor([[[0.0, -3, 10], [3, 0, 20]]]))
+
+    def test_least_squares_by_hand(self):
+        # Of a square's corners one is pulled out by 4: the centre moves by 1, and 1 + 4 / 8 is the best scale.
+        source = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+        target = source + torch.tensor([[0.0, 0], [0, 0], [4, 0], [0, 0]])
+        got = geometry.fit_similarity(source, target[None])
+        # sum conj(s) t = 8 + conj(1 + i) 4 = 12 - 4 i, over 8
+        torch.testing.assert_close(got, torch.tensor([[[1.5, 0.5, 1], [-0.5, 1.5, 0]]]))
+
+    @settings(max_examples=50, deadline=None)
+    @given(shapes(), similar())
+    def test_recovers_a_similarity(self, shape, frames):
+        got = geometry.fit_similarity(shape, geometry.apply(frames, shape.expand(2, -1, -1)))
+        torch.testing.assert_close(got, frames, atol=1e-7, rtol=1e-7)
+
+    @settings(max_examples=50, deadline=None)
+    @given(shapes(), st.integers(0, 2**32 - 1))
+    def test_no_similarity_near_it_is_better(self, shape, seed):
+        generator = torch.Generator().manual_seed(seed)
+        target = torch.randn(1, len(shape), 2, generator=generator, dtype=torch.float64) + shape
+        fitted = geometry.fit_similarity(shape, target)
+
+        def error(frames):
+            return float((geometry.apply(frames, shape[None]) - target).square().sum())
+
+        for i in range(4):
+            step = torch.zeros(4, dtype=torch.float64)
+            step[i] = 1e-3
+            a, b, x, y = step.tolist()
+            for sign in (1, -1):
+                moved = fitted + sign * torch.tensor([[[a, -b, x], [b, a, y]]], dtype=torch.float64)
+                assert error(moved) >= error(fitted) - 1e-12
+
+    def test_is_the_rotation_of_roll_angle(self):
+        points = rolled(37) + torch.randn(1, 68, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        frames = geometry.fit_similarity(torch.from_numpy(mean_face()), points)
+        angle = geometry.roll_angle(points, torch.from_numpy(mean_face()))
+        torch.testing.assert_close(geometry.frame_angle(frames), angle)
+
+    def test_mirror_images_have_none(self):
+        angles = torch.arange(3, dtype=torch.float64) * (2 * math.pi / 3)
+        for kind in (torch.float32, torch.float64):
+            triangle = torch.stack([angles.cos(), angles.sin()], dim=1).to(kind)
+            mirrored = triangle * torch.tensor([-1.0, 1], dtype=kind)
+            assert torch.isnan(geometry.fit_similarity(triangle, mirrored[None])).all()
+
+    def test_one_place_has_none_however_it_is_rounded(self):
+        # Far from the corner the mean of float32 points is off by enough to look like a fit.
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            shape = torch.rand(1, 7, 2, generator=generator) + 3000
+            place = (torch.rand(1, 1, 2, generator=generator) * 1000).expand(1, 7, 2)
+            assert torch.isnan(geometry.fit_similarity(shape[0], place)).all()
+            assert torch.isnan(geometry.fit_similarity(place[0], shape)).all()
+
+
+class TestComplete:
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def test_restores_a_similarity_exactly_and_labelled_points_bit_for_bit(self, data):
+        reference, frames = data.draw(shapes()), data.draw(similar())
+        whole = geometry.apply(frames, reference.expand(2, -1, -1))
+        missing = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(reference), max_size=len(reference))))
+        points = whole.masked_fill(missing[:, None], torch.nan)
+        given_points = points.clone()
+        got = geometry.complete(points, reference)
+        assert torch.equal(got[:, ~missing], whole[:, ~missing])
+        torch.testing.assert_close(points, given_points, equal_nan=True, atol=0, rtol=0)
+        left = reference[~missing]
+        if len(left) >= 2 and (left != left[0]).any():
+            torch.testing.assert_close(got, whole, atol=1e-6, rtol=1e-6)
+        else:
+            assert torch.isnan(got[:, missing]).all()
+
+    def test_float32_of_faces_far_from_the_corner(self):
+        whole = rolled(20, scale=150, shift=(3000, 2000)).float()
+        points = whole.clone()
+        points[:, :27] = torch.nan
+        got = geometry.complete(points, torch.from_numpy(mean_face()))
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, whole, atol=0.01, rtol=0)
+
+    @pytest.mark.parametrize("left", [0, 1])
+    def test_too_few_points_stay_as_they_are(self, left):
+        points = torch.full((2, 5, 2), torch.nan)
+        points[0, :left] = 3.0
+        points[1] = torch.randn(5, 2)
+        got = geometry.complete(points, torch.randn(5, 2))
+        torch.testing.assert_close(got, points, equal_nan=True, atol=0, rtol=0)
+
+    def test_all_at_one_place_stays_as_it_is(self):
+        # 0.1 is not exact, so the mean of seven of them is not quite any of them.
+        points = torch.full((1, 9, 2), 0.1)
+        points[0, 7:] = torch.nan
+        got = geometry.complete(points, torch.randn(9, 2))
+        torch.testing.assert_close(got, points, equal_nan=True, atol=0, rtol=0)
+        reference = torch.randn(9, 2)
+        reference[:7] = 0.1
+        points[0, :7] = torch.randn(7, 2)
+        assert torch.isnan(geometry.complete(points, reference)[0, 7:]).all()
+
+    def test_what_the_reference_lacks_is_neither_used_nor_filled(self):
+        reference, whole = torch.from_numpy(mean_face()), rolled(12)
+        reference[[3, 40]] = torch.nan
+        points = whole.clone()
+        points[0, 3] += 50  # labelled, and elsewhere
+        points[0, [40, 41]] = torch.nan
+        got = geometry.complete(points, reference)
+        assert torch.equal(got[0, 3], points[0, 3])
+        assert torch.isnan(got[0, 40]).all()
+        torch.testing.assert_close(got[0, 41], whole[0, 41])
+
+    def test_half_a_point_is_missing(self):
+        whole = rolled(12)
+        points = whole.clone()
+        points[0, 30, 0] = torch.nan
+        torch.testing.assert_close(geometry.complete(points, torch.from_numpy(mean_face())), whole)
+
+    def test_no_faces(self):
+        assert geometry.complete(torch.zeros(0, 68, 2), torch.from_numpy(mean_face())).shape == (0, 68, 2)
+
+
 # ------------------------------------------------------------------------------------------ boxes
 
 
