@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cascade_kp.pipeline import Pipeline
     from cascade_kp.schemes import Scheme, load_scheme
     from cascade_kp.structures import Face
+    from cascade_kp.training.journey import train
+    from cascade_kp.training.retrain import retrain_region
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,8 @@ __all__ = [
     "load_scheme",
     "nme",
     "read_300w",
+    "retrain_region",
+    "train",
 ]
 
 _HOME = {
@@ -48,6 +52,8 @@ _HOME = {
     "load_scheme": "cascade_kp.schemes",
     "nme": "cascade_kp.metrics",
     "read_300w": "cascade_kp.data.readers",
+    "retrain_region": "cascade_kp.training.retrain",
+    "train": "cascade_kp.training.journey",
 }
 
 

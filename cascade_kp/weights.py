@@ -26,9 +26,19 @@ from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import Scheme
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
-__all__ = ["FORMAT_VERSION", "ModelInfo", "available_models", "load_model", "model_path", "save_model"]
+__all__ = [
+    "FORMAT_VERSION",
+    "ModelInfo",
+    "available_models",
+    "load_model",
+    "model_path",
+    "save_model",
+    "stored_tensors",
+]
 
 FORMAT_VERSION = 1
 _KEY = "cascade_kp"
@@ -96,7 +106,14 @@ def model_path(name_or_path: str | os.PathLike[str]) -> Path:
     raise ModelError(f"model: expected {expected}, got {text!r}, which is neither{hint}")
 
 
-def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, dtype: str = "F16") -> None:
+def save_model(
+    path: str | os.PathLike[str],
+    cascade: Cascade,
+    info: ModelInfo,
+    dtype: str = "F16",
+    *,
+    stored: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a model file: whole or not at all.
 
     Args:
@@ -104,6 +121,7 @@ def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, 
         cascade: its networks.
         info: all about them; its scheme and configuration are taken from the cascade.
         dtype: of the stored tensors, ``F16``, ``F32`` or ``BF16``.
+        stored: tensors to write as they are in place of the cascade's own, such as those of :func:`stored_tensors`.
 
     Raises:
         ModelError: the folder cannot be written to, the dtype is another, a weight is not finite in it, or what the
@@ -126,7 +144,7 @@ def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, 
     tensors = {
         key: value.detach().cpu().to(_DTYPES[dtype] if value.is_floating_point() else value.dtype).contiguous()
         for key, value in _stored(cascade).items()
-    }
+    } | dict(stored or {})
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: expected weights that are finite in {dtype}, got NaN or infinity in {key!r}")
@@ -143,6 +161,21 @@ def save_model(path: str | os.PathLike[str], cascade: Cascade, info: ModelInfo, 
             half.replace(target)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         raise ModelError(f"{target}: expected a file that can be written, got: {error}") from error
+
+
+def stored_tensors(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a model file bit for bit as they lie there, and the SHA-256 of each part's.
+
+    Raises:
+        ModelError: as :func:`load_model`, which should have read the file before.
+    """
+    path = model_path(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            _, digests = _read_info(path, file.metadata())
+            return {key: file.get_tensor(key) for key in file.keys()}, digests  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: expected a whole safetensors file, got a damaged one: {error}") from error
 
 
 def _stored(cascade: Cascade) -> dict[str, Tensor]:

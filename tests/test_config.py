@@ -9,6 +9,7 @@ import pytest
 from cascade_kp.config import (
     CascadeConfig,
     JitterConfig,
+    LossConfig,
     NetConfig,
     PhotometricConfig,
     RegionConfig,
@@ -18,7 +19,15 @@ from cascade_kp.config import (
 )
 from cascade_kp.errors import ConfigError
 from cascade_kp.schemes import load_scheme
-from cascade_kp.training.recipe import DataConfig, PartConfig, Recipe, load_recipe
+from cascade_kp.training.recipe import (
+    DataConfig,
+    OptimConfig,
+    PartConfig,
+    Recipe,
+    RunConfig,
+    ScheduleConfig,
+    load_recipe,
+)
 
 # One of each, every field off its default, and all of them together.
 TRUNK = TrunkConfig(depth=34, width=24, stages=3)
@@ -41,10 +50,31 @@ JITTER = JitterConfig(
 PHOTOMETRIC = PhotometricConfig(
     brightness=0.1, contrast=0.2, colour=0.3, grey=0.4, blur=0.5, blur_px=0.6, noise=0.7, erase=0.8, erase_share=0.9
 )
-DATA = DataConfig(train=("a", "b"), extra=("c",), extra_share=0.2, extra_until=0.7, validation="v.txt")
-PART = PartConfig(10, 4, 0.1, 2, 0.3, 0.9, 2.0, (JITTER, JitterConfig()), PHOTOMETRIC, 0.25, 0.01, 0.03)
-RECIPE = Recipe("r", CASCADE, DATA, PART, "ibug51", 7, PartConfig(), {"right_eye": PART})
-ALL = [TRUNK, NET, REGION, CASCADE, JITTER, PHOTOMETRIC, DATA, PART, RECIPE]
+DATA = DataConfig(("a", "b"), ("c",), 0.2, 0.7, "v.txt", "median")
+LOSS = LossConfig("soft_wing", 0.1, 0.2, 0.5, 7.0, 2.0, 0.01, 0.03)
+OPTIM = OptimConfig("sgd", 0.1, 0.3, 0.8, (0.5, 0.6), 2.0)
+SCHEDULE = ScheduleConfig("plateau", 2, 0.1, 0.4, 5, 0.6)
+PART = PartConfig(
+    steps=10,
+    epochs=3,
+    batch=4,
+    optim=OPTIM,
+    schedule=SCHEDULE,
+    loss=LOSS,
+    ema=0.9,
+    patience=2,
+    validate_every=7,
+    sheet_every=1,
+    flip=0.4,
+    placement="fitted",
+    jitter=(JITTER, JitterConfig()),
+    photometric=PHOTOMETRIC,
+    non_faces=0.25,
+)
+RUN = RunConfig("cpu", 2, 3, "bf16-mixed")
+GIVEN = dataclasses.replace(PART, placement="given")
+RECIPE = Recipe("r", CASCADE, DATA, GIVEN, "ibug51", 7, PartConfig(), {"right_eye": PART}, RUN)
+ALL = [TRUNK, NET, REGION, CASCADE, JITTER, PHOTOMETRIC, DATA, LOSS, OPTIM, SCHEDULE, PART, RUN, RECIPE]
 
 
 def kinds(configs):

@@ -10,6 +10,8 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "predict": "find the faces and keypoints of pictures",
+    "train": "train a cascade from a recipe",
+    "retrain": "train one region of a model anew, the rest untouched",
     "info": "say what a model file holds",
 }
 
@@ -71,5 +73,7 @@ def _run(command: str, arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of the results left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at exit goes nowhere
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if str(stopped):
+            print(f"cascade-kp: {stopped}; the same command goes on from there", file=sys.stderr)
         return 130

@@ -195,7 +195,11 @@ class Samples(Sequence["Sample"]):
 
 
 def read_300w(
-    root: str | os.PathLike[str], *, skip_bad: bool = False, scheme: str | Path | Scheme = "ibug68"
+    root: str | os.PathLike[str],
+    *,
+    skip_bad: bool = False,
+    scheme: str | Path | Scheme = "ibug68",
+    region: str | None = None,
 ) -> Samples:
     """Read a tree of pictures with ``.pts`` files beside them, such as 300-W as released.
 
@@ -211,6 +215,8 @@ def read_300w(
         skip_bad: Leave out what is broken, list it in ``skipped`` and log a warning, instead of raising;
             pictures are then decoded once to see whether they can be, which takes a while.
         scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
+        region: A region of the scheme: files that hold its points only, in its order, are read as well; all
+            others are then not labelled.
 
     Returns:
         The samples.
@@ -229,11 +235,12 @@ def read_300w(
             f"{folder}: expected a folder with .pts files, got {'a file' if folder.exists() else 'nothing'}"
         )
     known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    members = None if region is None else list(known.region(region))
     entries: list[_Entry] = []
     skipped: list[tuple[str, str]] = []
     for annotation, pictures in _annotations(folder):
         try:
-            entry = _read_entry(folder, annotation, pictures, known)
+            entry = _read_entry(folder, annotation, pictures, known, members)
             if skip_bad:
                 _check_picture(entry.picture)
         except DataError as error:
@@ -354,13 +361,19 @@ def _annotations(root: Path) -> list[tuple[Path, dict[str, list[Path]]]]:
     )
 
 
-def _read_entry(root: Path, annotation: Path, pictures: dict[str, list[Path]], scheme: Scheme) -> _Entry:
+def _read_entry(
+    root: Path, annotation: Path, pictures: dict[str, list[Path]], scheme: Scheme, members: list[int] | None
+) -> _Entry:
     """The face of one .pts file, or the reason why there is none."""
     points = formats.read_pts(annotation)
+    if members is not None and len(points) == len(members) != len(scheme):
+        part, points = points, np.full((len(scheme), 2), np.nan)
+        points[members] = part
     if len(points) != len(scheme):
-        raise DataError(
-            f"{annotation}:1: expected {len(scheme)} points, as scheme {scheme.name!r} has, got {len(points)}"
-        )
+        expected = f"{len(scheme)} points, as scheme {scheme.name!r} has"
+        if members is not None:
+            expected += f", or the {len(members)} of the region"
+        raise DataError(f"{annotation}:1: expected {expected}, got {len(points)}")
     labelled = points[~np.isnan(points).any(axis=1)]
     if not len(labelled) or (len(scheme) > 1 and np.ptp(labelled, axis=0).max() == 0):
         what = "all at one place" if len(labelled) else "none labelled"

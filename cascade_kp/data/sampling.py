@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["jittered_frames", "non_face_frames"]
 
 
+# A crop of less than a pixel, or one that leans until it is a thin strip, shows nothing and cannot be inverted well.
+_SMALLEST_PX = 1.0
+_LARGEST_PX = 1e6
+_STEEPEST_SHEAR = math.radians(60.0)
+
+
 def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
     # Cut at 2.5 deviations: a rare absurd crop teaches nothing.
     return torch.randn(shape, generator=generator).clamp_(-2.5, 2.5)
@@ -27,7 +33,13 @@ def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
 def jittered_frames(
     points: Tensor, rolls: Tensor, mixture: Sequence[JitterConfig], margin: float, size: int, generator: Generator
 ) -> Tensor:
-    """Crops round point sets, moved, scaled and turned as a detector or an earlier stage would.
+    """Crops round point sets, moved, scaled, turned and sheared as a detector, an earlier stage or a camera would.
+
+    The crop is of the tight box at the drawn angle and shear, so without a shift the points stay inside whatever these
+    are. Shear keeps the crop's area and its centre, and leaves no similarity behind:
+    :func:`cascade_kp.geometry.frame_angle` has no meaning on a sheared frame.
+
+    How many numbers are drawn depends on the number of faces alone, and each face has its own.
 
     Args:
         points: (N, K, 2) px, canvas frame; the crop is of their tight box (NaN points do not count).
@@ -35,22 +47,43 @@ def jittered_frames(
         mixture: each crop draws one component by its share.
         margin: side of the crop over the longer side of the box.
         size: side of the crop, px.
-        generator: source of randomness.
+        generator: source of randomness, on the CPU.
 
     Returns:
-        (N, 2, 3) crop px -> canvas px; all zero, a crop of nothing, where a face has no labelled point.
+        (N, 2, 3) crop px -> canvas px, a crop of at least 1 canvas px; all zero, a crop of nothing, where a face has
+        no labelled point.
     """
     n = len(points)
     shares = torch.tensor([float(part.share) for part in mixture])
     chosen = torch.multinomial(shares, n, replacement=True, generator=generator)
-    settings = [[p.shift, p.scale, math.radians(p.angle_deg), float(p.upright)] for p in mixture]
-    shift, scale, turn, upright = torch.tensor(settings)[chosen].T
-    angles = rolls * upright + _normal((n,), generator) * turn
+    settings = [
+        [
+            p.shift,
+            p.scale,
+            math.radians(p.angle_deg),
+            math.radians(p.shear_deg),
+            p.any_angle,
+            p.quarter_turns,
+            p.upright,
+        ]
+        for p in mixture
+    ]
+    shift, scale, turn, lean, any_angle, quarter_turns, upright = torch.tensor(settings, dtype=torch.float)[chosen].T
+    turns = _normal((n,), generator) * turn
+    moves = _normal((n, 2), generator) * shift[:, None]
+    zooms = torch.exp(_normal((n,), generator) * scale)
+    shears = torch.tan((_normal((n,), generator) * lean).clamp_(-_STEEPEST_SHEAR, _STEEPEST_SHEAR))
+    circle, anywhere, further = torch.rand((3, n), generator=generator)
+    quarters = torch.randint(1, 4, (n,), generator=generator) * (further < quarter_turns)
+    turns = torch.where(anywhere < any_angle, circle * (2 * math.pi), turns) + quarters * (math.pi / 2)
+    angles = rolls * upright + turns
+    # Turned and sheared at any place: where the crop lies and how large it is follows from the points seen like that.
     level = geometry.square_frames(torch.zeros_like(points[:, 0]), torch.ones_like(angles), angles, 1)
+    level[:, :, 1] += level[:, :, 0] * shears[:, None]
     boxes = geometry.tight_box(geometry.apply(geometry.invert(level), points))
     side = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + _normal((n, 2), generator) * (shift * side)[:, None]
-    side = side * margin * torch.exp(_normal((n,), generator) * scale)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + moves * side[:, None]
+    side = (side * margin * zooms).clamp(_SMALLEST_PX, _LARGEST_PX)
     frames = geometry.compose(level, geometry.square_frames(centre, side, torch.zeros_like(side), size))
     # NaN pixels of one unlabelled face would reach the whole batch through its normalisation.
     return torch.where(torch.isnan(frames), 0.0, frames)

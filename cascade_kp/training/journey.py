@@ -2,48 +2,146 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import dataclasses
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cascade_kp import geometry
-from cascade_kp.data.cache import FaceCrops, build_cache
+from cascade_kp.data.cache import build_cache
 from cascade_kp.data.readers import Samples, read_300w, read_split
-from cascade_kp.data.sampling import jittered_frames
-from cascade_kp.errors import ConfigError, DataError, ModelError
-from cascade_kp.metrics import nme
+from cascade_kp.errors import ConfigError, DataError
+from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import Scheme, load_scheme
-from cascade_kp.training.loop import Part, mean_shape, train_part
+from cascade_kp.training.assemble import assemble, describe, fit_placement, load_stage_one, validation_table
+from cascade_kp.training.loop import train_part
+from cascade_kp.training.parts import Faces, Pool, Sources, mean_shape, parts_of
+from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
+from cascade_kp.training.validate import HeldOut
+from cascade_kp.weights import save_model
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from cascade_kp.models.heads import KeypointNet
-    from cascade_kp.training.recipe import PartConfig, Recipe
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
 
-__all__ = ["Faces", "load_faces", "parts_of", "train"]
+    from cascade_kp.config import MissingPolicy
 
-_CHUNK = 32
+__all__ = ["Trained", "hold_out", "load_faces", "make_fabric", "train"]
+
+_log = logging.getLogger(__name__)
+
+_HELD_OUT = 0.1
 
 
-@dataclass(frozen=True)
-class Faces:
-    """The faces of a recipe.
+class Trained(NamedTuple):
+    """What a whole training gives.
 
     Attributes:
-        train: faces that networks learn from.
-        extra: further ones of weaker labels, if any.
-        validation: faces that decisions and calibrations are made on.
-        reference: (K, 2) mean upright shape of ``train``, in units of the box's longer side.
+        path: the model file.
+        table: mean NME on the validation faces, fractions: rows are box source and mode (``coarse``, ``points``,
+            ``boxes`` where there is a box network, ``oracle``), columns all points and the regions.
     """
 
-    train: FaceCrops
-    extra: FaceCrops | None
-    validation: FaceCrops
-    reference: Tensor
+    path: Path
+    table: dict[str, dict[str, float]]
+
+
+def train(
+    recipe: Recipe | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    splits: str | os.PathLike[str] = "datasets",
+    save: str | os.PathLike[str] | None = None,
+    only: Sequence[str] = (),
+    quiet: bool = False,
+) -> Trained | None:
+    """Train a cascade from a recipe: every network, then calibration and measurement on the validation faces.
+
+    What was begun in ``out`` is gone on with, to the same end; what is finished there is not trained again.
+
+    Args:
+        recipe: a recipe, an embedded one's name, or a TOML file.
+        data: folder that the recipe's data folders are relative to.
+        out: folder for checkpoints, logs, figures, sheets and caches; made if missing.
+        splits: folder that the recipe's validation list is relative to.
+        save: the model file; ``<out>/<name>.safetensors`` by default. Replaced if it is there.
+        only: names of networks (``coarse``, ``boxes``, ``regions.<region>``): train these and assemble nothing.
+        quiet: show no progress.
+
+    Returns:
+        The model file and its table; None where only some networks were trained, and in every process but the first.
+
+    Raises:
+        ConfigError: the recipe contradicts itself, the data, the processes, or a checkpoint in ``out``.
+        DataError: the data is missing, broken, or does not fit the scheme.
+        ModelError: training went wrong: no room, no memory, a loss that is no number.
+        KeyboardInterrupt: it was interrupted; a checkpoint is saved first.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(os.fspath(recipe))
+    scheme = load_scheme(chosen.scheme)
+    known = parts_of(chosen, scheme)
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"only: expected names among {sorted(known)}, got {name!r}")
+    folder = Path(out)
+    fabric = make_fabric(chosen.run)
+    with fabric.rank_zero_first():  # which builds the caches
+        faces = load_faces(chosen, scheme, Path(data), Path(splits), folder / "cache")
+    config = chosen.data
+    sources = Sources(faces.train, faces.extra, config.extra_share, config.extra_until)
+    for name in known:
+        if only and name not in only:
+            continue
+        if name.startswith("regions."):
+            chosen = _placed(chosen, scheme, name.removeprefix("regions."), faces, folder)
+        part, settings = parts_of(chosen, scheme)[name]
+        validator = HeldOut(part, settings, faces.validation, scheme)
+        train_part(fabric, part, settings, sources, folder, seed=chosen.seed, validator=validator, quiet=quiet)
+    if only or not fabric.is_global_zero:
+        return None
+    cascade = assemble(chosen, scheme, faces, folder)
+    table = validation_table(cascade, faces.validation, chosen.coarse.jitter)
+    path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
+    save_model(path, cascade, describe(cascade, chosen, faces, table))
+    return Trained(path, table)
+
+
+def make_fabric(run: RunConfig) -> Fabric:
+    """Device, precision and processes of a training, launched.
+
+    Raises:
+        ConfigError: no such device, or another number of processes than ``torchrun`` started.
+    """
+    from lightning_fabric import Fabric  # noqa: PLC0415 (takes seconds, and only training needs it)
+
+    devices, nodes = run.devices, run.nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        for key, asked, started in (("devices", devices, local), ("nodes", nodes, world // local)):
+            if asked not in (0, started):
+                raise ConfigError(f"run.{key}: expected {started}, as torchrun started, or 0, got {asked}")
+        devices, nodes = local, world // local
+    try:
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=devices or 1,
+            num_nodes=nodes or 1,
+            precision=run.precision,
+            strategy="ddp" if (devices or 1) * (nodes or 1) > 1 else "auto",
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError, TypeError) as error:  # Fabric's own exceptions are among these
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"run: expected devices that this machine has, got {dataclasses.asdict(run)}: {reason}"
+        ) from error
+    return fabric
 
 
 def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: Path) -> Faces:
@@ -57,113 +155,58 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         cache: folder of the working crops' cache files.
 
     Raises:
-        DataError: a folder or list is missing or broken, or the list names a face that is not there.
-        ConfigError: the recipe names no validation list; without one nothing could be calibrated.
+        DataError: a folder or list is missing or broken, the list names a face that is not there, or nothing is left
+            to learn from or to validate on.
     """
-    if not recipe.data.validation:
-        raise ConfigError("data.validation: expected the name of a split list, got nothing")
-    held = set(read_split(splits / recipe.data.validation))
-    train, validation = [], []
-    unseen = set(held)
+    held = set(read_split(splits / recipe.data.validation)) if recipe.data.validation else None
+    train, validation, unseen = [], [], set(held or ())
     for folder in recipe.data.train:
         samples = read_300w(data / folder, scheme=scheme)
         names = [f"{folder}/{name}" for name in samples.names]
         unseen -= set(names)
-        inside = np.array([name in held for name in names])
+        inside = np.array([name in held for name in names]) if held is not None else hold_out(samples)
         train.append(samples.select(np.flatnonzero(~inside)))
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
         raise DataError(f"{recipe.data.validation}: names {len(unseen)} faces that are not there, as {min(unseen)}")
+    for what, parts in (("to train on", train), ("for validation", validation)):
+        if not sum(len(part) for part in parts):
+            raise DataError(f"{data}: expected faces {what} in {list(recipe.data.train)}, got none")
 
-    def crops(parts: list[Samples]) -> FaceCrops:
-        return build_cache(parts, cache, recipe.model.working_face_px, recipe.model.working_context)
+    def pool(parts: list[Samples], missing: MissingPolicy) -> Pool:
+        crops = build_cache(parts, cache, recipe.model.working_face_px, recipe.model.working_context)
+        return Pool.of(crops, reference, missing, scheme.keypoints)
 
+    first = build_cache(train, cache, recipe.model.working_face_px, recipe.model.working_context)
+    reference = mean_shape(first.keypoints, scheme.flip)
     extra = [read_300w(data / folder, scheme=scheme) for folder in recipe.data.extra]
-    faces = crops(train)
-    return Faces(faces, crops(extra) if extra else None, crops(validation), mean_shape(faces.keypoints, scheme.flip))
+    return Faces(
+        train=Pool.of(first, reference, recipe.data.missing, scheme.keypoints),
+        extra=pool(extra, recipe.data.missing) if extra else None,
+        validation=pool(validation, "mask"),
+        reference=reference,
+    )
 
 
-def parts_of(recipe: Recipe, scheme: Scheme) -> dict[str, tuple[Part, PartConfig]]:
-    """The networks of a recipe that are trained, by name: ``coarse``, ``boxes`` and ``regions.<region>``.
+def hold_out(samples: Samples) -> NDArray[np.bool_]:
+    """(N,) bool: about one picture in ten, chosen by a hash of its name and contents' place, always the same ones.
 
-    A mirrored region is not among them: it takes its partner's network.
-
-    Raises:
-        ConfigError: a region has no training, or has one that is not in the model.
+    All faces of a picture go the same way. Of few pictures at least one is held out.
     """
-    model, everything = recipe.model, list(range(len(scheme)))
-    found = {"coarse": (Part.of("coarse", model.coarse, model.margin, everything, scheme), recipe.coarse)}
-    if model.boxes is not None:
-        groups = tuple(list(scheme.region(name)) for name in model.regions)
-        part = Part("boxes", model.boxes, model.margin, everything, list(scheme.flip), groups)
-        found["boxes"] = (part, recipe.boxes)
-    trained = {name for name, region in model.regions.items() if not region.mirror}
-    if trained != set(recipe.regions):
-        raise ConfigError(f"regions: expected training for {sorted(trained)}, got {sorted(recipe.regions)}")
-    for name in sorted(trained):
-        region, members = model.regions[name], list(scheme.region(name))
-        part = Part.of(f"regions.{name}", region.net, region.margin, members, scheme)
-        found[part.name] = (part, recipe.regions[name])
-    return found
+    pictures = [Path(path).relative_to(samples.root).as_posix() for path in samples.paths]
+    ranks = {name: hashlib.blake2b(name.encode(), digest_size=8).digest() for name in set(pictures)}
+    count = max(1, round(len(ranks) * _HELD_OUT)) if len(ranks) > 1 else 0
+    held = set(sorted(ranks, key=lambda name: ranks[name])[:count])
+    return np.array([name in held for name in pictures])
 
 
-def train(recipe: Recipe, name: str, faces: Faces, out: Path) -> KeypointNet:
-    """Train one part of a recipe, or finish it if it was begun, and keep its averaged weights in ``out``."""
-    scheme = load_scheme(recipe.scheme)
-    parts = parts_of(recipe, scheme)
-    if name not in parts:
-        raise ConfigError(f"part: expected one of {sorted(parts)}, got {name!r}")
-    part, config = parts[name]
-    settings = recipe.data
-    extra = (faces.extra, settings.extra_share, settings.extra_until) if faces.extra is not None else None
-
-    def validate(net: KeypointNet) -> dict[str, float]:
-        return {"nme": validation_nme(part, config, net, faces, scheme)}
-
-    return train_part(part, config, faces.train, extra, faces.reference, out, seed=recipe.seed, validate=validate)
-
-
-@torch.inference_mode()
-def validation_nme(part: Part, config: PartConfig, net: KeypointNet, faces: Faces, scheme: Scheme) -> float:
-    """Mean inter-ocular NME of a part's own points on the validation faces, the crops jittered as in training.
-
-    The jitter is the same at every call. For the box network it is the mean distance of box corners, likewise
-    divided by the distance of the outer eye corners.
-    """
-    crops, size = faces.validation, part.net.input_px
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    for indices in np.array_split(np.arange(len(crops)), max(1, len(crops) // _CHUNK)):
-        points = crops.keypoints[torch.from_numpy(indices)]
-        wanted = points[:, part.members]
-        rolls = geometry.roll_angle(points, faces.reference)
-        frames = jittered_frames(wanted, rolls, config.jitter, part.margin, size, generator)
-        images = geometry.sample(crops.images(indices), frames, size)
-        predicted = net(images).points * size
-        target = part.targets(geometry.apply(geometry.invert(frames), wanted))
-        if part.corners:
-            distance = torch.linalg.vector_norm(predicted - target, dim=-1).nanmean(dim=1)
-            unit = geometry.apply(geometry.invert(frames), points)[:, list(scheme.inter_ocular or (0, 1))]
-            errors.append((distance / torch.linalg.vector_norm(unit[:, 0] - unit[:, 1], dim=-1)).numpy())
-            continue
-        full = points.clone()
-        full[:, part.members] = geometry.apply(frames, predicted)
-        errors.append(nme(full.numpy(), points.numpy(), scheme, "inter_ocular", points=part.members))
-    return float(np.nanmean(np.concatenate(errors)))
-
-
-def averaged(recipe: Recipe, name: str, out: Path) -> dict[str, Tensor]:
-    """The averaged weights that training left in ``out``.
-
-    Raises:
-        ModelError: this part has not been trained to its end there.
-    """
-    _, config = parts_of(recipe, load_scheme(recipe.scheme))[name]
-    path = out / f"{name}.pt"
-    if not path.exists():
-        raise ModelError(f"{path}: expected a trained part, found nothing")
-    state = torch.load(path, weights_only=True)
-    if state["step"] < config.steps:
-        raise ModelError(f"{path}: expected {config.steps} steps of training, got {state['step']}")
-    weights: dict[str, Tensor] = state["average"]
-    return weights
+def _placed(recipe: Recipe, scheme: Scheme, region: str, faces: Faces, out: Path) -> Recipe:
+    """The recipe with a region's jitter fitted to the trained stage one's crops, where it asks for that."""
+    config = recipe.regions[region]
+    if config.placement != "fitted":
+        return recipe
+    cascade = Cascade(recipe.model, scheme)
+    load_stage_one(cascade, faces.reference, out)
+    jitter = fit_placement(cascade.eval(), region, faces.validation, recipe.coarse.jitter)
+    _log.info("%s: jitter fitted to stage one: %s", region, jitter)
+    return dataclasses.replace(recipe, regions={**recipe.regions, region: dataclasses.replace(config, jitter=jitter)})

@@ -3,264 +3,376 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from cascade_kp import geometry
-from cascade_kp.config import NetConfig
-from cascade_kp.data.augment import photometric
-from cascade_kp.data.sampling import jittered_frames, non_face_frames
 from cascade_kp.errors import ConfigError, ModelError
 from cascade_kp.models.heads import KeypointNet
-from cascade_kp.models.losses import distance_nll, wing
+from cascade_kp.models.losses import distance_nll, make_loss
+from cascade_kp.training.checkpoint import Interrupt, changes, check_room, load_checkpoint, save_checkpoint
+from cascade_kp.training.journal import Journal
+from cascade_kp.training.optim import Schedule, make_optimiser, share_norms
+from cascade_kp.training.parts import draw_batch, step_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Generator
+    from lightning_fabric import Fabric
 
-    from cascade_kp.data.cache import FaceCrops
-    from cascade_kp.schemes import Scheme
+    from cascade_kp.training.parts import Batch, Part, Sources
     from cascade_kp.training.recipe import PartConfig
 
-__all__ = ["Part", "draw_batch", "mean_shape", "train_part"]
+__all__ = ["Trainee", "Validator", "averaged", "train_part"]
+
+_TERMS = ("points", "sigma", "face")
+_MB = 1 << 20
+_GPU_CHECK = 20  # steps between looks at the losses on a GPU, each of which waits for it
 
 
-@dataclass(frozen=True)
-class Part:
-    """One network to be trained: what it sees and what it must say.
+class Validator(Protocol):
+    """How a network does on faces that it does not learn from."""
+
+    def error(self, net: KeypointNet) -> float:
+        """The mean normalised error, a fraction."""
+
+    def sheet(self, net: KeypointNet, journal: Journal, step: int) -> None:
+        """Draw what the network says of some of these faces."""
+
+
+class Trainee(nn.Module):
+    """A network with its losses: everything that is trained, in one forward pass.
 
     Attributes:
-        name: ``coarse``, ``boxes`` or ``regions.<region>``.
-        net: its configuration.
-        margin: side of its crop over the longer side of its points' box.
-        members: indices of its points in the scheme.
-        mirrored: what those points are called before mirroring: ``flip[members]``. For an eye this is the other eye.
-        corners: predict the corners of these point groups' boxes instead of points (the box network).
+        net: the network.
+        loss: of its points; may have parameters of its own, which serve training only.
     """
 
-    name: str
-    net: NetConfig
-    margin: float
-    members: list[int]
-    mirrored: list[int]
-    corners: tuple[list[int], ...] = ()
-
-    @staticmethod
-    def of(name: str, net: NetConfig, margin: float, members: list[int], scheme: Scheme) -> Part:
-        """A part that predicts the points it is cropped round."""
-        return Part(name, net, margin, members, [scheme.flip[i] for i in members])
-
-    @property
-    def outputs(self) -> int:
-        """Number of points the network predicts."""
-        return 2 * len(self.corners) if self.corners else len(self.members)
-
-    def targets(self, points: Tensor) -> Tensor:
-        """(N, k, 2) crop-unit points -> (N, outputs, 2)."""
-        if not self.corners:
-            return points
-        boxes = [geometry.tight_box(points[:, group]).unflatten(1, (2, 2)) for group in self.corners]
-        return torch.cat(boxes, dim=1)
-
-
-def mean_shape(keypoints: Tensor, flip: tuple[int, ...]) -> Tensor:
-    """The mean upright shape, symmetric by construction, in units of the longer side of the tight box.
-
-    Args:
-        keypoints: (N, K, 2) px; NaN points do not count.
-        flip: the scheme's flip permutation.
-
-    Returns:
-        (K, 2), centred on the middle of its box.
-    """
-    boxes = geometry.tight_box(keypoints)
-    centre = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    side = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)[:, None, None]
-    shape = ((keypoints - centre) / side).nanmean(dim=0)
-    shape = (shape + geometry.mirror_points(shape, 0.0, flip)) / 2
-    box = geometry.tight_box(shape)
-    return shape - (box[:2] + box[2:]) / 2
-
-
-def draw_batch(
-    part: Part, config: PartConfig, crops: FaceCrops, indices: np.ndarray, reference: Tensor, generator: Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A training batch: one matrix a face, one resampling, then the pixels' own variations.
-
-    Returns:
-        (N, 3, s, s) float crops in [0, 255]; (N, outputs, 2) targets, crop-unit frame, NaN without a label; (N,)
-        1 where the crop shows a face.
-    """
-    n, size = len(indices), part.net.input_px
-    points = crops.keypoints[torch.from_numpy(indices)]
-    rolls = geometry.roll_angle(points, reference)
-    mirror = torch.rand(n, generator=generator) < 0.5
-    wanted = torch.where(mirror[:, None, None], points[:, part.mirrored], points[:, part.members])
-    frames = jittered_frames(wanted, rolls, config.jitter, part.margin, size, generator)
-    frames = torch.where(mirror[:, None, None], geometry.flip_frames(frames, size), frames)
-    targets = part.targets(geometry.apply(geometry.invert(frames), wanted) / size)
-    face = torch.ones(n)
-    without = round(n * config.non_faces)
-    if without:
-        # The last of the batch: they are drawn in random order anyway.
-        frames[-without:] = non_face_frames(geometry.tight_box(points[-without:]), size, generator)
-        targets[-without:] = torch.nan
-        face[-without:] = 0.0
-    images = geometry.sample(crops.images(indices), frames, size)
-    return photometric(images, config.photometric, generator), targets, face
-
-
-def _rate(step: int, config: PartConfig) -> float:
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-class _State:
-    """Everything that changes while a network is trained, and its checkpoint."""
-
-    def __init__(self, part: Part, config: PartConfig, seed: int, path: Path) -> None:
-        torch.manual_seed(seed)
-        self.path = path
-        self.fingerprint = repr((part, config, seed))
+    def __init__(self, part: Part, config: PartConfig) -> None:
+        super().__init__()
         self.net = KeypointNet(part.net, part.outputs, face_score=config.non_faces > 0)
-        self.average = copy.deepcopy(self.net).eval()
-        for net in (self.net, self.average):
-            net.to(memory_format=torch.channels_last)
-        decayed = [p for p in self.net.parameters() if p.ndim > 1]
-        other = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": other, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.lr)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.picker = np.random.default_rng(seed)
-        self.step = 0
+        self.net.to(memory_format=torch.channels_last)
+        self.loss = make_loss(config.loss, part.net.head, part.outputs)
 
-    def load(self) -> None:
-        """Go on from the checkpoint, if there is one."""
-        if not self.path.exists():
-            return
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
-            raise ConfigError(f"{self.path}: expected a checkpoint of this configuration; move it away to start anew")
-        self.net.load_state_dict(state["net"])
+    def forward(self, images: Tensor, targets: Tensor, face: Tensor) -> Tensor:
+        """The sums over labels of the points', the uncertainty's and the face score's loss, (3,)."""
+        said = self.net(images)
+        doubt = distance_nll(said.points, said.log_sigma, targets).sum()
+        if self.loss.trains_sigma:
+            doubt = doubt.detach()  # a figure only
+        judged = F.binary_cross_entropy_with_logits(said.face.float(), face, reduction="sum")
+        return torch.stack([self.loss(said, targets).sum(), doubt, judged])
+
+
+def weights_of(config: PartConfig) -> Tensor:
+    """How much each of :class:`Trainee`'s losses counts, (3,)."""
+    return torch.tensor([1.0, config.loss.sigma_weight, config.loss.face_weight if config.non_faces else 0.0])
+
+
+class State:
+    """Everything that changes while a network is trained: what a checkpoint holds."""
+
+    def __init__(self, fabric: Fabric, part: Part, config: PartConfig, seed: str, steps: int) -> None:
+        with torch.random.fork_rng(devices=[]):  # the caller's source of randomness is not ours
+            torch.manual_seed(step_generator(seed, -1).initial_seed())
+            self.trainee = Trainee(part, config).to(fabric.device)
+        if fabric.world_size > 1:
+            share_norms(self.trainee)
+        self.average = copy.deepcopy(self.trainee.net).eval()
+        self.optimiser = make_optimiser(self.trainee.parameters(), config.optim)
+        self.schedule = Schedule(config.schedule, steps)
+        self.step = 0
+        self.best: dict[str, Tensor] = {}  # the averaged weights of the best validation, where training may stop early
+        self.finished = False
+        self._precision = fabric.strategy.precision
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Plain values and tensors, for :func:`~cascade_kp.training.checkpoint.save_checkpoint`."""
+        return {
+            "step": self.step,
+            "trainee": self.trainee.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "precision": self._precision.state_dict(),
+            "finished": self.finished,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from such values."""
+        self.trainee.load_state_dict(state["trainee"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        self.picker.bit_generator.state = json.loads(state["picker"])
-        self.step = state["step"]
-
-    def save(self) -> None:
-        """Write the checkpoint: whole or not at all."""
-        state = {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "picker": json.dumps(self.picker.bit_generator.state),
-            "step": self.step,
-            "fingerprint": self.fingerprint,
-        }
-        half = self.path.with_suffix(".half")
-        torch.save(state, half)
-        half.replace(self.path)
+        self.schedule.load_state_dict(state["schedule"])
+        self._precision.load_state_dict(state["precision"])
+        self.best, self.step, self.finished = state["best"], state["step"], state["finished"]
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """Move the averaged weights towards the present ones."""
-        for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1.0 - decay)
-            else:
-                mean.copy_(value)
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        mean, present = list(self.average.state_dict().values()), list(self.trainee.net.state_dict().values())
+        pairs = list(zip(mean, present, strict=True))
+        moving = [(a, b) for a, b in pairs if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in moving], [b for _, b in moving], 1.0 - decay)
+        for a, b in pairs:
+            if not a.is_floating_point():
+                a.copy_(b)
 
 
-def train_part(  # noqa: PLR0913 (the one place where everything comes together)
+def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads from top to bottom)
+    fabric: Fabric,
     part: Part,
     config: PartConfig,
-    crops: FaceCrops,
-    extra: tuple[FaceCrops, float, float] | None,
-    reference: Tensor,
+    sources: Sources,
     out: Path,
     *,
     seed: int,
-    validate: Callable[[KeypointNet], dict[str, float]],
-    every: int = 500,
-) -> KeypointNet:
-    """Train one network; a run that was stopped goes on from its last checkpoint.
+    validator: Validator,
+    start: dict[str, Tensor] | None = None,
+    quiet: bool = False,
+) -> None:
+    """Train one network; a run that was stopped goes on from its last checkpoint, to the same end.
 
     Args:
+        fabric: device, precision and processes, launched.
         part: the network and its task.
         config: how.
-        crops: the training faces.
-        extra: further faces, their share of the batches, and the share of the steps after which they are left out.
-        reference: (K, 2) mean shape, for the faces' roll.
-        out: folder for ``<part>.pt`` (checkpoint) and ``<part>.jsonl`` (log).
+        sources: the training faces.
+        out: folder for ``<part>.pt`` (checkpoint), ``<part>.jsonl`` (log), its figure and its sheets.
         seed: of everything random.
-        validate: gives the validation figures of a network; called with the averaged weights.
-        every: steps between validations and checkpoints.
-
-    Returns:
-        The network with its averaged weights, in evaluation mode.
+        validator: measures the averaged weights on faces that are not trained on.
+        start: weights of the network to start from; by default random ones.
+        quiet: show no progress.
 
     Raises:
-        ModelError: the loss is no number.
-        ConfigError: the checkpoint in ``out`` belongs to another configuration.
+        ModelError: the loss is no number, memory is short, or the folder cannot be written to or has no room.
+        ConfigError: the checkpoint in ``out`` belongs to another configuration, or the batch cannot be shared out.
+        KeyboardInterrupt: it was interrupted; a checkpoint is saved first.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    log = out / f"{part.name}.jsonl"
-    state = _State(part, config, seed, out / f"{part.name}.pt")
-    state.load()
-    began, sums, count = time.monotonic(), torch.zeros(3), 0
-    bar = tqdm(range(state.step, config.steps), initial=state.step, total=config.steps, desc=part.name, mininterval=5.0)
-    for step in bar:
-        source = crops
-        if extra is not None and state.picker.random() < extra[1] and step < extra[2] * config.steps:
-            source = extra[0]
-        indices = state.picker.choice(len(source), config.batch, replace=len(source) < config.batch)
-        images, targets, face = draw_batch(part, config, source, indices, reference, state.generator)
-        for group in state.optimiser.param_groups:
-            group["lr"] = config.lr * _rate(step, config)
-        state.net.train()
-        predicted = state.net(images)
-        losses = torch.stack(
-            [
-                wing(predicted.points, targets),
-                distance_nll(predicted.points, predicted.log_sigma, targets),
-                F.binary_cross_entropy_with_logits(predicted.face, face),
-            ]
+    if config.batch % fabric.world_size:
+        expected = f"a multiple of the number of processes, {fabric.world_size}"
+        raise ConfigError(f"{part.name}.batch: expected {expected}, got {config.batch}")
+    name = f"{seed} {part.name}"
+    steps = -(-config.epochs * len(sources.train) // config.batch) if config.epochs else config.steps
+    path = out / f"{part.name}.pt"
+    state = State(fabric, part, config, name, steps)
+    if start is not None:
+        state.trainee.net.load_state_dict(start)
+        state.average.load_state_dict(start)
+    asked = _asked(fabric, part, config, sources, seed, start)
+    _resume(fabric, state, path, asked)
+    if state.finished:
+        return
+    if fabric.is_global_zero and state.step == 0:
+        # Proves before the first step that there is room for two: the new one is written beside the old. What an
+        # optimiser remembers of each weight comes with the first step.
+        check_room(out, _MB)
+        save_checkpoint(path, {**state.checkpoint(), "asked": asked})
+        check_room(out, 4 * path.stat().st_size)
+    fabric.barrier()
+    module, optimiser = fabric.setup(state.trainee, state.optimiser)
+    weights = weights_of(config).to(fabric.device)
+    losses = _Losses(fabric, part, config, sources, name, steps)
+    began, drawing, sums, done = time.monotonic(), 0.0, torch.zeros(len(_TERMS), device=fabric.device), 0
+
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        journal: Journal | None = None
+        if fabric.is_global_zero:
+            journal = Journal(out, part.name, steps=steps, batch=config.batch, start=state.step, quiet=quiet)
+            stack.enter_context(journal)
+        while not state.finished:
+            with _short_of_memory(fabric, part, config):
+                # The batch of this step, of which this process takes its share.
+                before = time.monotonic()
+                pool, indices = sources.at(state.step, steps, config.batch, name)
+                share = (fabric.global_rank, fabric.world_size)
+                source = step_generator(name, state.step)
+                batch = draw_batch(part, config, pool, indices, source, share=share, device=fabric.device)
+                drawing += time.monotonic() - before
+
+                # One step. Losses are means over the labels of the whole batch, whichever process holds them;
+                # processes average their gradients, so each weighs its share of the sum by their number.
+                for group in state.optimiser.param_groups:
+                    group["lr"] = config.optim.lr * state.schedule.rate(state.step)
+                state.trainee.train()
+                terms = module(*batch) / _total(fabric, _labels(batch)).clamp_min(1.0)
+                fabric.backward((terms * weights).sum() * fabric.world_size)
+                if config.optim.clip > 0.0:
+                    fabric.clip_gradients(module, optimiser, max_norm=config.optim.clip, error_if_nonfinite=False)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            state.follow(config.ema)
+            state.step += 1
+            terms = terms.detach()
+            sums, done = sums + terms, done + 1
+            losses.add((terms * weights).sum())
+
+            # On a GPU every look at a number waits for it, so that one looks now and then.
+            validates = state.step % config.validate_every == 0 or state.step == steps
+            if not (validates or fabric.device.type == "cpu" or state.step % _GPU_CHECK == 0):
+                continue
+            for loss in losses.check(state.step):
+                if journal is not None:
+                    journal.advance(loss)
+            stops = bool(_total(fabric, torch.tensor(float(interrupt.asked), device=fabric.device)))
+            if validates:
+                means = _total(fabric, sums) / done
+                seconds = time.monotonic() - began
+                error = _validated(fabric, state, validator)
+                if state.schedule.observe(error) and config.patience:
+                    state.best = copy.deepcopy(state.average.state_dict())
+                state.finished = state.step == steps or 0 < config.patience <= state.schedule.stale
+                if journal is not None:
+                    figures = {
+                        "step": state.step,
+                        "loss": float(means @ weights),
+                        **{name: v for name, v, w in zip(_TERMS, means.tolist(), weights, strict=True) if w > 0},
+                        "nme": error,
+                        "lr": state.optimiser.param_groups[0]["lr"],
+                        "faces_s": done * config.batch / seconds,
+                        "data_share": drawing / seconds,
+                        "seconds": seconds,
+                    }
+                    journal.record(figures)
+                    turn = -(-state.step // config.validate_every)
+                    if config.sheet_every and (turn % config.sheet_every == 0 or state.finished):
+                        validator.sheet(state.average, journal, state.step)
+                began, drawing, sums, done = time.monotonic(), 0.0, torch.zeros_like(sums), 0
+            if fabric.is_global_zero and (validates or stops):
+                save_checkpoint(path, {**state.checkpoint(), "asked": asked})
+            if stops:
+                raise KeyboardInterrupt(f"{part.name}: stopped at step {state.step} of {steps}, saved in {path}")
+    fabric.barrier()
+
+
+def averaged(path: Path) -> dict[str, Tensor]:
+    """The weights that a finished training left in its checkpoint: the average, or the best where it stopped early.
+
+    Raises:
+        ModelError: this part has not been trained to its end there.
+    """
+    state = load_checkpoint(path)
+    if state is None:
+        raise ModelError(f"{path}: expected a trained part, found nothing")
+    if not state["finished"]:
+        raise ModelError(f"{path}: expected a training that was finished, got one at step {state['step']}")
+    weights: dict[str, Tensor] = state["best"] or state["average"]
+    return weights
+
+
+def _asked(
+    fabric: Fabric, part: Part, config: PartConfig, sources: Sources, seed: int, start: dict[str, Tensor] | None
+) -> dict[str, Any]:
+    """All that decides what a training ends with, as plain values, to tell a changed recipe by."""
+    described: dict[str, Any] = {
+        "seed": seed,
+        "precision": str(fabric.strategy.precision.precision),
+        "network": asdict(part),
+        "training": asdict(config),
+        "data": sources.train.fingerprint(),
+        "extra": "" if sources.extra is None else sources.extra.fingerprint(),
+        "extra_share": [sources.share, sources.until],
+        "start": "" if start is None else _digest(start),
+    }
+    described["training"].pop("sheet_every")
+    result: dict[str, Any] = json.loads(json.dumps(described))
+    return result
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(weights[key].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _resume(fabric: Fabric, state: State, path: Path, asked: dict[str, Any]) -> None:
+    """Go on from the checkpoint, if there is one."""
+    saved = load_checkpoint(path) if fabric.is_global_zero else None
+    saved = fabric.broadcast(saved) if fabric.world_size > 1 else saved
+    if saved is None:
+        return
+    changed = changes(saved["asked"], asked)
+    if changed:
+        raise ConfigError(
+            f"{path}: expected a checkpoint of this very training, got one of another: {'; '.join(changed)}. "
+            "Undo the change to go on, or choose another output folder to start anew"
         )
-        loss = losses @ losses.new_tensor([1.0, config.sigma_weight, config.face_weight if config.non_faces else 0.0])
-        if not torch.isfinite(loss):
-            raise ModelError(f"{part.name}: the loss became {loss.item()} at step {step}; samples {indices.tolist()}")
-        state.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
-        state.optimiser.step()
-        state.follow(min(config.ema, (1 + step) / (10 + step)))
-        state.step = step + 1
-        sums, count = sums + losses.detach(), count + 1
-        if state.step % every == 0 or state.step == config.steps:
-            named = dict(zip(("wing", "nll", "bce"), (sums / count).tolist(), strict=True))
-            seconds = round(time.monotonic() - began, 1)
-            figures = {"step": state.step, **named, "seconds": seconds, **validate(state.average)}
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({k: round(v, 5) for k, v in figures.items()}) + "\n")
-            bar.set_postfix({k: f"{v:.4f}" for k, v in figures.items() if k.startswith("nme")})
-            state.save()
-            sums, count = torch.zeros(3), 0
-    return state.average
+    state.restore(saved)
+
+
+def _labels(batch: Batch) -> Tensor:
+    """How many labels each of :class:`Trainee`'s losses sums over, (3,)."""
+    points = (~torch.isnan(batch.targets).any(dim=-1)).sum()
+    return torch.stack([points, points, points.new_tensor(len(batch.face))]).float()
+
+
+def _total(fabric: Fabric, value: Tensor) -> Tensor:
+    """The sum over processes."""
+    if fabric.world_size == 1:
+        return value
+    return cast("Tensor", fabric.all_reduce(value, reduce_op="sum"))
+
+
+def _validated(fabric: Fabric, state: State, validator: Validator) -> float:
+    """The averaged weights' validation error, measured once and told to every process."""
+    error = validator.error(state.average) if fabric.is_global_zero else math.nan
+    return float(fabric.broadcast(error)) if fabric.world_size > 1 else error
+
+
+class _Losses:
+    """The losses of the last steps, which must be numbers."""
+
+    def __init__(self, fabric: Fabric, part: Part, config: PartConfig, sources: Sources, seed: str, steps: int) -> None:
+        self._fabric, self._part, self._batch = fabric, part, config.batch
+        self._sources, self._seed, self._steps = sources, seed, steps
+        self._open: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Take the loss of a step, this process's share."""
+        self._open.append(loss)
+
+    def check(self, step: int) -> list[float]:
+        """The losses since the last check, up to that of the step before ``step``.
+
+        Raises:
+            ModelError: one of them is no number.
+        """
+        losses: list[float] = _total(self._fabric, torch.stack(self._open)).tolist()
+        self._open.clear()
+        for number, loss in enumerate(losses, start=step - len(losses)):
+            if not math.isfinite(loss):
+                pool, indices = self._sources.at(number, self._steps, self._batch, self._seed)
+                names = ", ".join(dict.fromkeys(pool.names(indices)))
+                raise ModelError(
+                    f"{self._part.name}: expected a loss that is a number, got {loss} at step {number} on the samples "
+                    f"{names}. The last good checkpoint is kept; a smaller optim.lr or optim.clip may help"
+                )
+        return losses
+
+
+@contextmanager
+def _short_of_memory(fabric: Fabric, part: Part, config: PartConfig) -> Iterator[None]:
+    """Says which batch to try where memory runs out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and not ("alloc" in str(error) and "memory" in str(error)):
+            raise
+        smaller = max(2, config.batch // 2 // fabric.world_size) * fabric.world_size
+        raise ModelError(
+            f"{part.name}: expected a batch of {config.batch} to fit into the memory of {fabric.device}, got "
+            f"{type(error).__name__}; try --{part.name}.batch {smaller}"
+        ) from error

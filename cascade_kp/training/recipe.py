@@ -1,16 +1,41 @@
-"""Recipes: everything that decides what a trained model is, as typed TOML."""
+"""Recipes: everything that decides what a trained model is, as typed TOML.
+
+A recipe names the model, the data, and how each of its networks is trained. Settings of a training (``optim.lr``,
+``steps``, ``[loss]`` ...) that stand at the top of a recipe hold for every network; what stands in ``[coarse]``,
+``[boxes]`` or ``[regions.<region>]`` holds for that one. Every setting can be overridden by its dotted name.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import difflib
 import tomllib
+import types
+import typing
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from cascade_kp.config import CascadeConfig, JitterConfig, PhotometricConfig, from_dict
+from cascade_kp.config import CascadeConfig, JitterConfig, LossConfig, MissingPolicy, PhotometricConfig, from_dict
 from cascade_kp.errors import ConfigError
 
-__all__ = ["DataConfig", "PartConfig", "Recipe", "load_recipe"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = [
+    "DataConfig",
+    "OptimConfig",
+    "PartConfig",
+    "Recipe",
+    "RunConfig",
+    "ScheduleConfig",
+    "available_recipes",
+    "load_recipe",
+    "override",
+    "setting_names",
+]
 
 
 @dataclass(frozen=True)
@@ -22,7 +47,10 @@ class DataConfig:
         extra: further folders, of weaker labels.
         extra_share: share of the batches taken from ``extra``.
         extra_until: share of the steps after which ``extra`` is left out, so that the good labels have the last word.
-        validation: name of a split list in ``datasets/``; its faces are taken out of ``train``.
+        validation: name of a split list in ``datasets/``; its faces are taken out of ``train``. Empty: one picture in
+            ten of ``train``, chosen by a hash of its name, always the same ones.
+        missing: what becomes of faces with missing labels: ``mask`` leaves these points out of the loss, ``drop``
+            leaves such faces out, ``mean``, ``median`` and ``previous`` fill the gaps in.
     """
 
     train: tuple[str, ...]
@@ -30,6 +58,70 @@ class DataConfig:
     extra_share: float = 0.0
     extra_until: float = 0.5
     validation: str = ""
+    missing: MissingPolicy = "mask"
+
+    def __post_init__(self) -> None:
+        _expect(bool(self.train), "train", "at least one folder", "none")
+        for name in ("extra_share", "extra_until"):
+            _expect(0.0 <= getattr(self, name) <= 1.0, name, "0 to 1", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser.
+
+    Attributes:
+        name: which one.
+        lr: peak learning rate.
+        weight_decay: of weights, not of biases and norms; decoupled for ``adamw``.
+        momentum: of ``sgd`` (Nesterov) and ``rmsprop``.
+        betas: of ``adamw`` and ``adam``.
+        clip: largest norm of the gradient; 0 does not clip.
+    """
+
+    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.02
+    momentum: float = 0.9
+    betas: tuple[float, ...] = (0.9, 0.999)
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _expect(self.lr > 0.0, "lr", "above 0", self.lr)
+        for name in ("weight_decay", "clip"):
+            _expect(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
+        _expect(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1", self.momentum)
+        fine = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
+        _expect(fine, "betas", "two numbers, at least 0 and below 1", self.betas)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves.
+
+    Attributes:
+        name: ``cosine`` falls to ``floor`` along a cosine, ``one_cycle`` first rises along one, ``plateau`` falls
+            when the validation error stands still, ``constant`` stays.
+        warmup: steps of linear warm-up before (``one_cycle`` has none: it rises itself).
+        floor: smallest learning rate, as a share of the peak.
+        rise: share of the steps in which ``one_cycle`` rises.
+        patience: validations without a better one before ``plateau`` multiplies the rate by ``factor``.
+        factor: of ``plateau``.
+    """
+
+    name: Literal["cosine", "one_cycle", "plateau", "constant"] = "cosine"
+    warmup: int = 500
+    floor: float = 0.01
+    rise: float = 0.3
+    patience: int = 3
+    factor: float = 0.3
+
+    def __post_init__(self) -> None:
+        _expect(self.warmup >= 0, "warmup", "at least 0", self.warmup)
+        _expect(0.0 <= self.floor <= 1.0, "floor", "0 to 1", self.floor)
+        _expect(0.0 < self.rise < 1.0, "rise", "between 0 and 1", self.rise)
+        _expect(self.patience >= 0, "patience", "at least 0", self.patience)
+        _expect(0.0 < self.factor < 1.0, "factor", "between 0 and 1", self.factor)
 
 
 @dataclass(frozen=True)
@@ -38,38 +130,71 @@ class PartConfig:
 
     Attributes:
         steps: optimiser steps.
-        batch: faces a step.
-        lr: peak learning rate of AdamW; it warms up linearly and falls by a cosine to 1 % of it.
-        warmup: steps of the warm-up.
-        weight_decay: of AdamW.
-        ema: decay of the average of the weights, which is what is kept.
-        clip: largest norm of the gradient.
+        epochs: passes through the training faces, in place of ``steps``; 0 takes ``steps``.
+        batch: faces a step, of all processes together.
+        optim: the optimiser.
+        schedule: of its learning rate.
+        loss: what is minimised.
+        ema: decay of the average of the weights, which is what is kept; 0 keeps the weights themselves.
+        patience: stop early after so many validations without a better one, and keep the best; 0 never.
+        validate_every: steps between validations; a checkpoint is written at each.
+        sheet_every: validations between sheets of predictions; 0 draws none.
+        flip: probability of mirroring a face, left and right exchanged.
+        placement: ``given`` moves training crops by ``jitter``; ``fitted`` (specialists only) by noise fitted to the
+            errors of stage one's crops on held-out faces.
         jitter: how crops are moved.
         photometric: what is done to the pixels.
         non_faces: share of each batch that shows no face (stage one only).
-        sigma_weight: weight of the uncertainty's loss.
-        face_weight: weight of the face score's loss.
     """
 
     steps: int = 10_000
+    epochs: int = 0
     batch: int = 32
-    lr: float = 1e-3
-    warmup: int = 500
-    weight_decay: float = 0.02
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     ema: float = 0.999
-    clip: float = 1.0
+    patience: int = 0
+    validate_every: int = 500
+    sheet_every: int = 4
+    flip: float = 0.5
+    placement: Literal["given", "fitted"] = "given"
     jitter: tuple[JitterConfig, ...] = (JitterConfig(),)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     non_faces: float = 0.0
-    sigma_weight: float = 0.003
-    face_weight: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 2 or not self.jitter:
-            raise ConfigError(
-                "expected steps of at least 1, a batch of at least 2 and some jitter, "
-                f"got steps {self.steps}, batch {self.batch}, {len(self.jitter)} components of jitter"
-            )
+        _expect(self.steps >= 1, "steps", "at least 1", self.steps)
+        _expect(self.batch >= 2, "batch", "at least 2", self.batch)
+        _expect(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every)
+        for name in ("epochs", "patience", "sheet_every"):
+            _expect(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        _expect(0.0 <= self.ema < 1.0, "ema", "at least 0 and below 1", self.ema)
+        _expect(0.0 <= self.flip <= 1.0, "flip", "a probability, 0 to 1", self.flip)
+        _expect(0.0 <= self.non_faces < 1.0, "non_faces", "at least 0 and below 1", self.non_faces)
+        total = sum(part.share for part in self.jitter)
+        _expect(total > 0.0, "jitter", "at least one component with a share above 0", f"{len(self.jitter)} of {total}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """On what a training runs; only ``precision`` changes its result beyond rounding.
+
+    Attributes:
+        accelerator: ``auto`` takes a GPU where there is one.
+        devices: processes on this machine, one a device; 0 takes what ``torchrun`` started, or one.
+        nodes: machines; 0 takes what ``torchrun`` started, or one.
+        precision: of the networks' arithmetic.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 0
+    nodes: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            _expect(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -78,42 +203,150 @@ class Recipe:
 
     Attributes:
         name: of the model.
-        scheme: name or path of its keypoint scheme.
-        seed: of everything random.
         model: the cascade.
         data: the faces.
         coarse: training of stage one.
+        scheme: name or path of its keypoint scheme.
+        seed: of everything random.
         boxes: training of the box network, where the model has one.
         regions: training of each specialist by region; a mirrored region has none of its own.
+        run: on what it runs.
     """
 
     name: str
     model: CascadeConfig
     data: DataConfig
-    coarse: PartConfig
+    coarse: PartConfig = field(default_factory=PartConfig)
     scheme: str = "ibug68"
     seed: int = 0
     boxes: PartConfig = field(default_factory=PartConfig)
     regions: dict[str, PartConfig] = field(default_factory=dict)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        trained = sorted(name for name, region in self.model.regions.items() if not region.mirror)
+        if trained != sorted(self.regions):
+            raise ConfigError(f"regions: expected trainings for {trained}, got {sorted(self.regions)}")
+        for name, part in (("coarse", self.coarse), ("boxes", self.boxes)):
+            if part.placement != "given":
+                raise ConfigError(f"{name}.placement: expected 'given', which stage one needs, got 'fitted'")
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def _expect(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: FBT001
+    if not fine:
+        raise ConfigError(f"{key}: expected {expected}, got {got!r}")
+
+
+T = TypeVar("T")
+_SHARED = frozenset(f.name for f in dataclasses.fields(PartConfig))
+
+
+def available_recipes() -> tuple[str, ...]:
+    """Names of the embedded recipes."""
+    folder = resources.files("cascade_kp") / "assets" / "recipes"
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
     """Read an embedded recipe by name, or a TOML file.
+
+    Args:
+        name_or_path: which recipe.
+        overrides: pairs of a setting's dotted name and its value as text, such as ``("optim.lr", "3e-4")`` for every
+            network or ``("coarse.batch", "64")`` for one.
 
     Raises:
         ConfigError: no such recipe, not TOML, or a key that is unknown or of the wrong type.
     """
-    path = Path(name_or_path)
-    folder = resources.files("cascade_kp") / "assets" / "recipes"
-    known = sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    path, known = Path(name_or_path), available_recipes()
     if str(name_or_path) in known:
-        text = (folder / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        text = (resources.files("cascade_kp") / "assets" / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
     elif path.is_file():
         text = path.read_text(encoding="utf-8")
     else:
-        raise ConfigError(f"recipe: expected one of {known} or a TOML file, got {str(name_or_path)!r}")
+        raise ConfigError(f"recipe: expected one of {list(known)} or a TOML file, got {str(name_or_path)!r}")
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from error
-    return from_dict(Recipe, values)
+    return override(Recipe, _spread(values), overrides)
+
+
+def _spread(values: dict[str, Any]) -> dict[str, Any]:
+    """Give what a recipe says for every network to each of them, where it does not say otherwise."""
+    shared = {key: values[key] for key in values if key in _SHARED}
+    result = {key: value for key, value in values.items() if key not in _SHARED}
+    model, regions = result.get("model"), result.get("regions", {})
+    if not isinstance(model, dict) or not isinstance(regions, dict):
+        return result  # refused later, with the right words
+    found = model.get("regions", {})
+    trained = [n for n, r in found.items() if not (isinstance(r, dict) and r.get("mirror"))]
+    result["regions"] = {n: _merged(shared, regions.get(n, {})) for n in [*trained, *(set(regions) - set(trained))]}
+    for name in ("coarse", "boxes"):
+        result[name] = _merged(shared, result.get(name, {}))
+    return result
+
+
+def _merged(under: Any, over: Any) -> Any:  # noqa: ANN401 (plain TOML values)
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    return {**copy.deepcopy(under), **{k: _merged(under[k], v) if k in under else v for k, v in over.items()}}
+
+
+def override(kind: type[T], values: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> T:
+    """Build a configuration from plain values, some of them overridden by dotted names.
+
+    Args:
+        kind: the dataclass to build: :class:`Recipe`, or another with a ``training``.
+        values: its plain values; changed in place.
+        overrides: pairs of a dotted name and a value as text: a TOML value, or plain text for a string. The name of a
+            training's setting alone (``optim.lr``) stands for that of every training in the configuration.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known one; or a value of the wrong type.
+    """
+    names = setting_names(kind, values)
+    for name, text in overrides:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.5)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            raise ConfigError(f"--{name}: unknown setting{hint}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        targets = [values]
+        if name.split(".")[0] in _SHARED:
+            parts = ("coarse", "boxes", "training")
+            targets = [values[part] for part in parts if part in values] + list(values.get("regions", {}).values())
+        for target in targets:
+            _put(target, name, value)
+    return from_dict(kind, values)
+
+
+def _put(target: dict[str, Any], name: str, value: object) -> None:
+    *tables, last = name.split(".")
+    for table in tables:
+        target = target.setdefault(table, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--{name}: expected {table!r} to be a table, got {target!r}")
+    target[last] = value
+
+
+def setting_names(kind: type[typing.Any], values: dict[str, Any]) -> tuple[str, ...]:
+    """Every dotted name that :func:`override` knows: tables and settings of a dataclass, and of the keys in use."""
+    return tuple(dict.fromkeys([*_names(kind, values, ""), *_names(PartConfig, {}, "")]))
+
+
+def _names(hint: Any, values: Any, prefix: str) -> Iterator[str]:  # noqa: ANN401 (a type, and plain TOML values)
+    """Dotted names below a type, each with the prefix."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    children: dict[str, Any] = {}
+    if dataclasses.is_dataclass(hint):
+        children = typing.get_type_hints(hint)
+    elif typing.get_origin(hint) is dict and isinstance(values, dict):
+        children = dict.fromkeys(values, typing.get_args(hint)[1])
+    for key, child in children.items():
+        yield prefix + key
+        yield from _names(child, values.get(key) if isinstance(values, dict) else None, f"{prefix}{key}.")

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import point_sets
 
 from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, NetConfig, PhotometricConfig, TrunkConfig
@@ -100,6 +103,121 @@ class TestJitteredFrames:
         upright = (angles - 0.5).abs() < 1e-4
         assert (upright | (angles.abs() < 1e-4)).all()
         assert float(upright.float().mean()) == pytest.approx(0.75, abs=0.04)
+
+    def test_any_angle_is_uniform_over_the_full_circle(self):
+        n = 6000
+        jitter = JitterConfig(shift=0, scale=0, angle_deg=2, any_angle=0.4)
+        angles = torch.rad2deg(geometry.frame_angle(frames_of(face(), [jitter], n)))
+        small = angles.abs() <= 5
+        # 0.4 * 10 / 360 of them are small by chance.
+        assert float(small.float().mean()) == pytest.approx(0.6 + 0.4 / 36, abs=0.02)
+        counts = torch.histc(angles[~small], 14, -180, 180)
+        counts[[6, 7]] *= 360 / 14 / (360 / 14 - 5)  # these two lack the 5 degrees that count as small
+        torch.testing.assert_close(counts / counts.sum(), torch.full((14,), 1 / 14), atol=0.015, rtol=0)
+
+    def test_quarter_turns_come_in_three_equal_kinds(self):
+        jitter = JitterConfig(shift=0, scale=0, angle_deg=0, quarter_turns=0.6)
+        angles = torch.rad2deg(geometry.frame_angle(frames_of(face(), [jitter], 4000))).round() % 360
+        shares = [float((angles == degrees).float().mean()) for degrees in (0, 90, 180, 270)]
+        assert sum(shares) == pytest.approx(1)
+        assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.03)
+
+    def test_shear_leans_as_said_and_keeps_area_and_centre(self):
+        n, jitter = 4000, JitterConfig(shift=0, scale=0, angle_deg=10, shear_deg=6)
+        frames = frames_of(face(), [jitter], n)
+        across, down = frames[:, :, 0], frames[:, :, 1]
+        area = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
+        torch.testing.assert_close(area, across.square().sum(dim=1))
+        leans = torch.rad2deg(torch.atan2((across * down).sum(dim=1), area))
+        assert float(leans.std()) == pytest.approx(5.88, rel=0.05)
+        assert float(leans.mean()) == pytest.approx(0, abs=0.4)
+        assert float(leans.abs().max()) == pytest.approx(15, abs=0.01)
+        # The box of the points, seen in the crop, is in its middle and fills it as far as the margin says.
+        boxes = geometry.tight_box(geometry.apply(geometry.invert(frames), face().expand(n, -1, -1)))
+        torch.testing.assert_close((boxes[:, :2] + boxes[:, 2:]) / 2, torch.full((n, 2), 32.0), atol=1e-3, rtol=0)
+        longer = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+        torch.testing.assert_close(longer, torch.full((n,), 64 / 1.5), atol=1e-3, rtol=0)
+
+    @given(point_sets(faces=8, missing=True), st.integers(0, 99))
+    def test_the_points_stay_inside_at_any_angle(self, points, seed):
+        jitter = JitterConfig(shift=0, scale=0, any_angle=0.7, quarter_turns=0.5, shear_deg=12)
+        points = torch.from_numpy(points).float()
+        frames = frames_of(points, [jitter], seed=seed, margin=1.2)
+        labelled = ~torch.isnan(points).all(dim=2).all(dim=1)
+        assert (frames[~labelled] == 0).all()
+        seen = geometry.apply(geometry.invert(frames[labelled]), points[labelled])
+        # Inside by (1.2 - 1) / 2.4 of the crop; the rest is the rounding of points that lie thousands of px away.
+        inside = (seen > 64 / 12 - 0.5) & (seen < 64 - 64 / 12 + 0.5)
+        assert (inside | torch.isnan(seen)).all()
+
+    @pytest.mark.parametrize(
+        "jitter", [JitterConfig(scale=30), JitterConfig(shear_deg=1e3), JitterConfig(any_angle=1, scale=5)]
+    )
+    def test_no_crop_is_degenerate(self, jitter):
+        points = face().expand(500, -1, -1).clone()
+        points[:250, 1:] = torch.nan  # a single point has no size
+        frames = frames_of(points, [jitter])
+        determinants = torch.linalg.det(frames[:, :, :2].double())
+        assert (determinants * 64**2 > 0.99).all()
+        across, down = frames[:, :, 0], frames[:, :, 1]
+        assert (torch.cosine_similarity(across, down).abs() < math.sin(math.radians(60.1))).all()
+        assert torch.isfinite(geometry.invert(frames)).all()
+
+    def test_how_much_is_drawn_does_not_depend_on_what_is_drawn(self):
+        states = []
+        for jitter in (STILL, JitterConfig(any_angle=1), JitterConfig(quarter_turns=0.5, shear_deg=9)):
+            generator = seeded(5)
+            jittered_frames(face().expand(7, -1, -1), torch.zeros(7), [jitter, STILL], 1.5, 64, generator)
+            states.append(generator.get_state())
+        assert torch.equal(states[0], states[1])
+        assert torch.equal(states[0], states[2])
+
+
+MOVES = {
+    "nothing": STILL,
+    "translation": JitterConfig(shift=0.08, scale=0, angle_deg=0),
+    "zoom": JitterConfig(shift=0, scale=0.15, angle_deg=0),
+    "small rotation": JitterConfig(shift=0, scale=0, angle_deg=8),
+    "any angle": JitterConfig(shift=0, scale=0, any_angle=1),
+    "quarter turns": JitterConfig(shift=0, scale=0, angle_deg=0, quarter_turns=1),
+    "shear": JitterConfig(shift=0, scale=0, angle_deg=0, shear_deg=8),
+    "upright": JitterConfig(shift=0, scale=0, angle_deg=0, upright=True),
+    "all": JitterConfig(shift=0.06, scale=0.1, any_angle=0.7, quarter_turns=0.5, shear_deg=6, upright=True),
+}
+
+
+class TestBlobs:
+    """What moves pixels and points: a blob at a keypoint is where the keypoint went."""
+
+    @pytest.mark.parametrize("mirror", [False, True], ids=["as it is", "flipped"])
+    @pytest.mark.parametrize("name", MOVES)
+    def test_a_blob_stays_at_its_keypoint(self, name, mirror):
+        crops = crops_with_blobs()
+        n, size = len(crops), 96
+        points, flip = crops.keypoints, list(SCHEME.flip)
+        rolls = torch.deg2rad(torch.arange(n) % 5 * 3.0 - 6)
+        wanted = points[:, flip] if mirror else points
+        frames = jittered_frames(wanted, rolls, [MOVES[name]], 1.6, size, seeded(7))
+        if mirror:
+            frames = geometry.flip_frames(frames, size)
+        images = geometry.sample(crops.images(list(range(n))), frames, size)
+        targets = geometry.apply(geometry.invert(frames), wanted)
+        checked = 0
+        for image, target in zip(images, targets, strict=True):
+            for channel, index in ((0, 36), (1, 45)):
+                found = centroid(image[channel])
+                if found is not None:
+                    expected = target[flip[index] if mirror else index].numpy()
+                    assert np.linalg.norm(found - expected) < 0.02
+                    checked += 1
+        assert checked > 1.5 * n
+
+    @pytest.mark.parametrize("name", [n for n in MOVES if n not in ("nothing", "upright")])
+    def test_and_it_did_move(self, name):
+        points = crops_with_blobs().keypoints
+        frames = [jittered_frames(points, torch.zeros(16), [m], 1.6, 96, seeded(7)) for m in (MOVES[name], STILL)]
+        moved = [geometry.apply(geometry.invert(f), points) for f in frames]
+        assert float((moved[0] - moved[1]).norm(dim=2).mean()) > 1
 
 
 class TestNonFaceFrames:

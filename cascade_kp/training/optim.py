@@ -1,0 +1,150 @@
+"""Optimisers, the learning rate's schedule, and norms that are shared by processes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cascade_kp.training.recipe import OptimConfig, ScheduleConfig
+
+__all__ = ["Schedule", "make_optimiser", "share_norms"]
+
+
+def make_optimiser(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser of a recipe. Weight decay acts on weights, not on biases and norms."""
+    known = list(parameters)
+    groups = [
+        {"params": [p for p in known if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in known if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    betas = (config.betas[0], config.betas[1])
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas)
+    if config.name == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, betas=betas)
+    if config.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+class Schedule:
+    """The learning rate as a share of its peak: a function of the step and, for ``plateau``, of the validations.
+
+    Args:
+        config: its shape.
+        steps: of the whole training.
+    """
+
+    def __init__(self, config: ScheduleConfig, steps: int) -> None:
+        self.config = config
+        self.steps = steps
+        self.factor = 1.0
+        self.best = math.inf
+        self.stale = 0  # validations since the best one
+        self.waited = 0  # likewise, or since the rate was lowered
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step, counted from 0."""
+        config = self.config
+        if config.name == "one_cycle":
+            top = config.rise * self.steps
+            start = max(config.floor, 1 / 25)  # where the rise begins, as in torch's OneCycleLR
+            if step < top:
+                return start + (1.0 - start) * _ease(step / top)
+            return config.floor + (1.0 - config.floor) * _ease(1.0 - (step - top) / max(1.0, self.steps - top))
+        if step < config.warmup:
+            return (step + 1) / config.warmup
+        if config.name == "cosine":
+            done = (step - config.warmup) / max(1, self.steps - config.warmup)
+            return config.floor + (1.0 - config.floor) * _ease(1.0 - done)
+        return self.factor if config.name == "plateau" else 1.0
+
+    def observe(self, error: float) -> bool:
+        """Take note of a validation error: ``plateau`` lowers the rate where it stands still.
+
+        Returns:
+            Whether it is the best one so far.
+        """
+        if error < self.best * (1.0 - 1e-4):
+            self.best, self.stale, self.waited = error, 0, 0
+            return True
+        self.stale, self.waited = self.stale + 1, self.waited + 1
+        if self.waited > self.config.patience:
+            self.factor, self.waited = max(self.config.floor, self.factor * self.config.factor), 0
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the validations have changed."""
+        return {name: getattr(self, name) for name in ("factor", "best", "stale", "waited")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def _ease(share: float) -> float:
+    """From 0 to 1 along half a cosine."""
+    return 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, share))))
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes, in both directions: each process's output depends on every process's input."""
+
+    @staticmethod
+    def forward(_ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401 (torch's own context)
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 (torch's own context)
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+class SharedNorm(nn.BatchNorm2d):
+    """A batch norm whose batch is that of all processes, on any device; torch's own is for GPUs only.
+
+    Every process must bring equally many faces. State and evaluation are those of ``BatchNorm2d``.
+
+    Source: the statistics of Ioffe and Szegedy, 2015, summed over processes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        wide = x.float()
+        mean = _sum(wide.sum(dim=(0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        variance = _sum(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * (count / max(1, count - 1)), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def _sum(value: Tensor) -> Tensor:
+    result: Tensor = _Sum.apply(value)
+    return result
+
+
+def share_norms(module: nn.Module) -> None:
+    """Make every batch norm of a network share its statistics between processes, in place; values stay as they are."""
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = SharedNorm

@@ -1,0 +1,116 @@
+"""The same training command in one process and in two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cascade_kp.data.synthetic import write_synthetic
+from cascade_kp.formats import read_pts, write_pts
+
+RECIPE = """
+name = "small"
+seed = 1
+steps = 1
+batch = 16
+validate_every = 5
+sheet_every = 0
+ema = 0.0
+# One step of length 1 against the bare gradient: the weights move by exactly that.
+optim = { name = "sgd", lr = 1.0, momentum = 0.0, weight_decay = 0.0, clip = 0.0 }
+schedule = { name = "constant", warmup = 0 }
+photometric = { grey = 0.3, poisson = 0.5, salt_pepper = 0.5, jpeg = 0.3 }
+
+[data]
+train = ["faces"]
+
+[model]
+working_face_px = 48
+coarse = { input_px = 32, trunk = { width = 8, stages = 3 }, head_width = 16 }
+
+[coarse]
+non_faces = 0.25
+"""
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Faces, some points of which are not labelled, so that processes hold unequal numbers of labels."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_synthetic(folder / "faces", 40, seed=2, size=(80, 90))
+    for i, path in enumerate(sorted((folder / "faces").rglob("*.pts"))):
+        points = read_pts(path)
+        points[: 3 * (i % 7)] = float("nan")
+        write_pts(path, points)
+    (folder / "small.toml").write_text(RECIPE)
+    return folder
+
+
+def run(root, out, *settings, prefix=(), fails=False):
+    """Train in another interpreter; what its first process said on stderr."""
+    command = [sys.executable, *prefix, "-m", "cascade_kp", "train", "small.toml"]
+    command += ["--data", ".", "--out", out, "--threads", "1", *settings]
+    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr
+
+
+def weights(root, out):
+    return torch.load(root / out / "coarse.pt", weights_only=True)["trainee"]
+
+
+@pytest.mark.slow
+def test_the_gradient_of_two_processes_is_that_of_one(root):
+    run(root, "one")
+    run(root, "two", prefix=TORCHRUN)
+    one, two = weights(root, "one"), weights(root, "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, atol=2e-5, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    # And without what processes exchange it would be another: half a batch alone gives other weights.
+    run(root, "half", "--batch", "8")
+    half = weights(root, "half")
+    apart = max(float((half[name] - value).abs().max()) for name, value in one.items() if value.is_floating_point())
+    assert apart > 1e-2
+
+
+@pytest.mark.slow
+def test_processes_started_by_the_command_itself(root):
+    adam = ["--optim.name", "adamw", "--optim.lr", "1e-3", "--steps", "4", "--validate_every", "2"]
+    run(root, "alone", *adam)
+    run(root, "together", *adam, "--run.devices", "2", "--run.accelerator", "cpu")
+    alone, together = weights(root, "alone"), weights(root, "together")
+    for name, value in alone.items():
+        # Adam divides by the gradient's own size, which makes rounding visible.
+        torch.testing.assert_close(together[name].float(), value.float(), atol=5e-3, rtol=0.05)
+    assert (root / "together" / "small.safetensors").exists()
+    assert len((root / "together" / "coarse.jsonl").read_text().splitlines()) == 2  # one process writes the log
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_out(root):
+    said = run(root, "uneven", "--batch", "15", prefix=TORCHRUN, fails=True)
+    assert "coarse.batch: expected a multiple of the number of processes, 2, got 15" in said
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_than_asked_for(root):
+    said = run(root, "wrong", "--run.devices", "3", prefix=TORCHRUN, fails=True)
+    assert "run.devices: expected 2, as torchrun started, or 0, got 3" in said
+
+
+def test_more_devices_than_there_are(root):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    said = run(root, "none", "--run.accelerator", "cuda", fails=True)
+    assert "run: expected devices that this machine has" in said
+    assert not (root / "none" / "coarse.pt").exists()

@@ -1,0 +1,200 @@
+"""Recipes: their defaults for every network, and settings by dotted names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from cascade_kp.config import JitterConfig, from_dict, to_dict
+from cascade_kp.errors import ConfigError
+from cascade_kp.training.recipe import (
+    DataConfig,
+    OptimConfig,
+    PartConfig,
+    Recipe,
+    RunConfig,
+    ScheduleConfig,
+    available_recipes,
+    load_recipe,
+    override,
+    setting_names,
+)
+
+TEXT = """
+name = "two"
+steps = 70
+optim = { lr = 0.5 }
+jitter = [{ shift = 0.2 }]
+
+[data]
+train = ["a"]
+
+[model]
+coarse = { input_px = 64 }
+[model.regions]
+right_eye = { net = { input_px = 64 } }
+left_eye = { net = { input_px = 64 }, mirror = true }
+mouth = { net = { input_px = 64 } }
+
+[coarse]
+steps = 90
+optim = { weight_decay = 0.1 }
+
+[regions.mouth]
+optim = { lr = 0.25 }
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "two.toml"
+    file.write_text(TEXT)
+    return file
+
+
+class TestLoading:
+    def test_what_stands_at_the_top_holds_for_every_network(self, path):
+        recipe = load_recipe(path)
+        assert (recipe.coarse.steps, recipe.boxes.steps) == (90, 70)
+        assert {name: part.steps for name, part in recipe.regions.items()} == {"right_eye": 70, "mouth": 70}
+        assert recipe.coarse.optim == OptimConfig(lr=0.5, weight_decay=0.1)
+        assert recipe.regions["mouth"].optim == OptimConfig(lr=0.25)
+        assert recipe.coarse.jitter == (JitterConfig(shift=0.2),)
+
+    def test_what_a_header_holds_is_a_recipe_again(self, path):
+        recipe = load_recipe(path)
+        assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe)))) == recipe
+
+    @pytest.mark.parametrize("name", available_recipes())
+    def test_embedded(self, name):
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.scheme
+
+    def test_unknown(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"recipe: expected one of \['ibug68'.*\] or a TOML file, got 'nothing'"):
+            load_recipe("nothing")
+        (tmp_path / "broken.toml").write_text("name = ")
+        with pytest.raises(ConfigError, match=r"broken.toml: not valid TOML"):
+            load_recipe(tmp_path / "broken.toml")
+
+    def test_a_training_for_a_region_that_has_none_of_its_own(self, path):
+        path.write_text(TEXT + "[regions.left_eye]\nsteps = 3\n")
+        with pytest.raises(
+            ConfigError, match=r"regions: expected trainings for \['mouth', 'right_eye'\], got .*left_eye"
+        ):
+            load_recipe(path)
+
+    def test_a_model_without_regions(self, path):
+        path.write_text('name = "one"\n[data]\ntrain = ["a"]\n[model]\ncoarse = { input_px = 64 }\n')
+        assert load_recipe(path).regions == {}
+
+    @pytest.mark.parametrize("text", ["model = 3", "name = 'x'", "regions = 1\nmodel = {}"])
+    def test_what_is_no_recipe(self, path, text):
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            load_recipe(path)
+
+
+class TestOverrides:
+    def test_of_every_network_and_of_one(self, path):
+        recipe = load_recipe(path, [("optim.lr", "3e-4"), ("regions.mouth.batch", "8"), ("seed", "5")])
+        assert {recipe.coarse.optim.lr, *(part.optim.lr for part in recipe.regions.values())} == {3e-4}
+        assert (recipe.regions["mouth"].batch, recipe.coarse.batch, recipe.seed) == (8, 32, 5)
+        assert recipe.coarse.optim.weight_decay == 0.1  # what is not named stays
+
+    @pytest.mark.parametrize(
+        ("name", "text", "got"),
+        [
+            ("model.coarse.trunk.width", "16", 16),
+            ("coarse.loss.name", "soft_wing", "soft_wing"),
+            ("coarse.loss.name", '"rle"', "rle"),
+            ("data.train", '["x", "y"]', ("x", "y")),
+            ("run.precision", "bf16-mixed", "bf16-mixed"),
+            ("model.boxes.head", "direct", "direct"),
+        ],
+    )
+    def test_values_of_every_kind(self, path, name, text, got):
+        value = load_recipe(path, [(name, text)])
+        for word in name.split("."):
+            value = getattr(value, word)
+        assert value == got
+
+    def test_lists_of_tables(self, path):
+        recipe = load_recipe(path, [("jitter", "[{ shift = 0.5, upright = true }, { share = 2 }]")])
+        expected = (JitterConfig(shift=0.5, upright=True), JitterConfig(share=2.0))
+        assert recipe.coarse.jitter == recipe.regions["mouth"].jitter == expected
+
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [
+            ("optim.lrr", "optim.lr"),
+            ("coarse.optm.lr", "coarse.optim.lr"),
+            ("regions.mout.steps", "regions.mouth.steps"),
+            ("data.missng", "data.missing"),
+            ("photometric.jpg", "photometric.jpeg"),
+        ],
+    )
+    def test_unknown_names_are_refused_with_the_nearest(self, path, name, near):
+        with pytest.raises(ConfigError, match=f"--{name}: unknown setting; did you mean --{near}?"):
+            load_recipe(path, [(name, "1")])
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("optim.lr", "fast", r"coarse.optim.lr: expected float, got 'fast'"),
+            ("coarse.steps", "2.5", r"coarse.steps: expected int, got 2.5"),
+            ("coarse.steps", "true", r"coarse.steps: expected int, got True"),
+            ("regions.mouth.loss.name", "wings", r"regions.mouth.loss.name: expected one of \['wing'"),
+            ("optim", "3", r"optim: expected a table, got int"),
+            ("optim.lr.x", "3", r"unknown setting"),
+            ("coarse.optim.lr", "0", r"coarse.optim.lr: expected above 0, got 0"),
+        ],
+    )
+    def test_types_are_checked(self, path, name, text, message):
+        with pytest.raises(ConfigError, match=message):
+            load_recipe(path, [(name, text)])
+
+    def test_the_training_of_another_configuration(self):
+        @dataclasses.dataclass(frozen=True)
+        class One:
+            training: PartConfig
+
+        one = override(One, {"training": {}}, [("optim.lr", "0.5"), ("training.steps", "4")])
+        assert (one.training.optim.lr, one.training.steps) == (0.5, 4)
+
+    def test_every_name_is_known(self):
+        names = setting_names(Recipe, {"regions": {"mouth": {}}})
+        assert {"optim.lr", "regions.mouth.photometric.jpeg", "model.boxes.trunk.depth", "run.devices"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (DataConfig, {"train": []}, "train: expected at least one folder"),
+        (DataConfig, {"train": ["a"], "extra_share": 1.5}, "extra_share: expected 0 to 1, got 1.5"),
+        (OptimConfig, {"betas": [0.9]}, "betas: expected two numbers"),
+        (OptimConfig, {"momentum": 1.0}, "momentum: expected at least 0 and below 1"),
+        (ScheduleConfig, {"rise": 0.0}, "rise: expected between 0 and 1"),
+        (ScheduleConfig, {"warmup": -1}, "warmup: expected at least 0, got -1"),
+        (PartConfig, {"steps": 0}, "steps: expected at least 1, got 0"),
+        (PartConfig, {"batch": 1}, "batch: expected at least 2, got 1"),
+        (PartConfig, {"ema": 1.0}, "ema: expected at least 0 and below 1"),
+        (PartConfig, {"jitter": []}, "jitter: expected at least one component"),
+        (PartConfig, {"jitter": [{"share": 0.0}]}, "jitter: expected at least one component with a share above 0"),
+        (PartConfig, {"validate_every": 0}, "validate_every: expected at least 1, got 0"),
+        (RunConfig, {"devices": -1}, "devices: expected at least 0, got -1"),
+        (RunConfig, {"precision": "8"}, "precision: expected one of"),
+    ],
+)
+def test_values_out_of_range(kind, values, message):
+    with pytest.raises(ConfigError, match=message):
+        from_dict(kind, values)
+
+
+def test_stage_one_has_no_fitted_placement():
+    values = {"name": "x", "data": {"train": ["a"]}, "model": {"coarse": {}}, "coarse": {"placement": "fitted"}}
+    with pytest.raises(ConfigError, match=r"coarse.placement: expected 'given'"):
+        from_dict(Recipe, values)

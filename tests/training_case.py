@@ -1,0 +1,42 @@
+"""The small recipe that the tests of training share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cascade_kp.config import CascadeConfig, JitterConfig, NetConfig, PhotometricConfig, RegionConfig, TrunkConfig
+from cascade_kp.schemes import load_scheme
+from cascade_kp.training.recipe import DataConfig, OptimConfig, PartConfig, Recipe, ScheduleConfig
+
+HELD_OUT = "held.txt"
+SCHEME = load_scheme("ibug68")
+NET = NetConfig(input_px=32, trunk=TrunkConfig(width=8, stages=3), head_width=16, head_stride=8)
+PART = PartConfig(
+    steps=120,
+    batch=16,
+    optim=OptimConfig(lr=1e-2),
+    schedule=ScheduleConfig(warmup=5),
+    ema=0.9,
+    validate_every=60,
+    sheet_every=0,
+    jitter=(JitterConfig(shift=0.06, scale=0.08, angle_deg=5),),
+    photometric=PhotometricConfig(erase=0, noise=0.01),
+)
+RECIPE = Recipe(
+    name="tiny",
+    seed=3,
+    model=CascadeConfig(
+        coarse=NET,
+        regions={
+            "right_eye": RegionConfig(net=NET),
+            "left_eye": RegionConfig(net=NET, mirror=True),
+            "mouth": RegionConfig(net=NET),
+        },
+        boxes=dataclasses.replace(NET, head="direct"),
+        working_face_px=48,
+    ),
+    data=DataConfig(train=("synthetic",), validation=HELD_OUT),
+    coarse=dataclasses.replace(PART, non_faces=0.125),
+    boxes=PART,
+    regions={"right_eye": dataclasses.replace(PART, placement="fitted"), "mouth": PART},
+)
