@@ -32,7 +32,7 @@ class Retrain:
     out: Annotated[Path, tyro.conf.arg(metavar="NEW.safetensors")]
     """The new model file; must not exist."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Passes through the training faces; by default 15, or 40 from scratch."""
+    """Passes through the training faces; by default 15, or 60 from scratch."""
     scratch: bool = False
     """Start from random weights instead of the model's."""
     validation: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -70,6 +70,8 @@ def main(arguments: list[str]) -> int:
     for title, table in (("before", done.before), ("after", done.after)):
         columns = ("all", "without jaw", done.region)
         print(f"{title}:\n{percent({row: {c: v[c] for c in columns if c in v} for row, v in table.items()})}")
+    old, new = (table["truth points"][done.region] for table in (done.before, done.after))
+    print(f"{done.region}: {100 * old:.2f} -> {100 * new:.2f} % (truth boxes, regions on stage one's points)")
     print(f"{done.protocol}\ntrained on {done.faces['train']} faces, validated on {done.faces['validation']}")
     print("every tensor outside the region is as it was")
     if done.unplaced:

@@ -37,6 +37,8 @@ class Train:
     """The model file to write; <out>/<name>.safetensors by default."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART...")] = ()
     """Train these networks only (coarse, boxes, regions.<region>) and write no model."""
+    start: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Take every network that the recipe configures as this model does from it, and train only the others."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Threads of each process; by default torch's own choice."""
 
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> int:
     from cascade_kp.training.journey import train
 
     out = args.out if args.out is not None else Path("runs") / recipe.name
-    trained = train(recipe, args.data, out, splits=args.splits, save=args.save, only=args.only)
+    trained = train(recipe, args.data, out, splits=args.splits, save=args.save, only=args.only, start=args.start)
     if trained is not None:
         print(percent(trained.table))
         print(trained.path)

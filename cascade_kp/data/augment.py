@@ -1,7 +1,7 @@
 """What is done to the pixels of training crops, each face drawing its own, in one batch on the device.
 
-The order is a camera's: light and colour change or colour goes altogether, the lens blurs, the sensor adds shot noise and
-Gaussian noise and clips, broken pixels turn white or black, the file is compressed, and last something covers the face.
+The order is a camera's: light and colour change, or colour goes altogether; the lens blurs; the sensor adds shot noise
+and Gaussian noise and clips; broken pixels turn white or black; the file is compressed; something covers the face.
 
 A grey face keeps three equal channels to the end: one channel's noise serves all three, and what covers it is grey too.
 

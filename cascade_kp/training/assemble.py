@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cascade_kp import __version__, geometry
-from cascade_kp.config import JitterConfig, to_dict
+from cascade_kp.config import JitterConfig, from_dict, to_dict
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.training.loop import averaged
 from cascade_kp.training.parts import face_units
 from cascade_kp.weights import ModelInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -34,7 +34,11 @@ __all__ = [
     "fit_placement",
     "load_stage_one",
     "protocol",
+    "rounded",
+    "stage_one_jitter",
+    "taken_from",
     "validation_table",
+    "weights_in",
 ]
 
 Table = dict[str, dict[str, float]]
@@ -50,36 +54,81 @@ _HOLDS = 0.68
 _NEAR_SHARE, _FAR = 0.7, 2.5
 
 
-def load_stage_one(cascade: Cascade, reference: Tensor, out: Path) -> None:
-    """Put the trained stage one, and the box network where there is one, into a cascade.
+def taken_from(start: Cascade | None, recipe: Recipe) -> set[str]:
+    """Names of the networks that a recipe configures just as a given model does: they need no training."""
+    if start is None:
+        return set()
+    ours, theirs = recipe.model, start.config
+    taken = {"coarse"} if (ours.coarse, ours.margin) == (theirs.coarse, theirs.margin) else set()
+    if ours.boxes is not None and ours.boxes == theirs.boxes and list(ours.regions) == list(theirs.regions):
+        taken.add("boxes")
+    return taken | {f"regions.{n}" for n, region in ours.regions.items() if region == theirs.regions.get(n)}
 
-    Raises:
-        ModelError: one of them has not been trained to its end in ``out``.
+
+def load_stage_one(cascade: Cascade, reference: Tensor, weights: Callable[[str], dict[str, Tensor]]) -> None:
+    """Put stage one, and the box network where there is one, into a cascade.
+
+    Args:
+        cascade: changed in place.
+        reference: (K, 2) mean shape of the training faces.
+        weights: gives those of a network by name.
     """
-    cascade.coarse.net.load_state_dict(averaged(out / "coarse.pt"))
+    cascade.coarse.net.load_state_dict(weights("coarse"))
     cascade.coarse.reference.copy_(reference)
     if cascade.boxes is not None:
-        cascade.boxes.load_state_dict(averaged(out / "boxes.pt"))
+        cascade.boxes.load_state_dict(weights("boxes"))
 
 
-def assemble(recipe: Recipe, scheme: Scheme, faces: Faces, out: Path) -> Cascade:
+def weights_in(out: Path, start: Cascade | None, recipe: Recipe) -> Callable[[str], dict[str, Tensor]]:
+    """Where the weights of each network are: in the model that was started from, or where training left them.
+
+    The function that is returned raises a ModelError for a part that has not been trained to its end.
+    """
+    taken = taken_from(start, recipe)
+
+    def weights(name: str) -> dict[str, Tensor]:
+        if start is None or name not in taken:
+            return averaged(out / f"{name}.pt")
+        net = {"coarse": start.coarse.net, "boxes": start.boxes}.get(name)
+        net = net if net is not None else start.specialist(name.removeprefix("regions.")).net
+        return dict(net.state_dict())
+
+    return weights
+
+
+def assemble(recipe: Recipe, scheme: Scheme, faces: Faces, out: Path, start: Cascade | None = None) -> Cascade:
     """Join the weights that training left in ``out``, and calibrate on the validation faces.
 
     Raises:
         ModelError: a part has not been trained to its end.
     """
-    cascade = Cascade(recipe.model, scheme)
-    load_stage_one(cascade, faces.reference, out)
+    cascade, weights = Cascade(recipe.model, scheme), weights_in(out, start, recipe)
+    load_stage_one(cascade, faces.reference, weights)
     for name, region in recipe.model.regions.items():
         source = scheme.flip_region(name)[0] if region.mirror else name
-        cascade.specialist(name).net.load_state_dict(averaged(out / f"regions.{source}.pt"))
+        own = f"regions.{name}" in taken_from(start, recipe)
+        cascade.specialist(name).net.load_state_dict(weights(f"regions.{name if own else source}"))
     cascade.eval().requires_grad_(requires_grad=False)
     calibrate(cascade, faces.validation, recipe.coarse.jitter)
     return cascade
 
 
-def describe(cascade: Cascade, recipe: Recipe, faces: Faces, table: Table) -> ModelInfo:
+def stage_one_jitter(info: ModelInfo) -> tuple[JitterConfig, ...]:
+    """How stage one's boxes were moved in the training of a model, as far as its file says."""
+    stored = info.recipe.get("coarse", {}).get("jitter", [])
+    return tuple(from_dict(JitterConfig, value) for value in stored) or (JitterConfig(shift=0.06, scale=0.1),)
+
+
+def describe(
+    cascade: Cascade, recipe: Recipe, faces: Faces, table: Table, start: tuple[Cascade, ModelInfo] | None = None
+) -> ModelInfo:
     """What the model file will say of itself; its metrics are those on the validation faces."""
+    done = {"done": "trained from scratch", "by": f"cascade_kp {__version__}, recipe {recipe.name}"}
+    before: tuple[dict[str, Any], ...] = ()
+    if start is not None:
+        taken = ", ".join(sorted(taken_from(start[0], recipe))) or "nothing"
+        done["done"] = f"trained from scratch, but for {taken}, taken from {start[1].name}"
+        before = start[1].history
     sets = {"train": faces.train, "extra": faces.extra, "validation": faces.validation}
     return ModelInfo(
         name=recipe.name,
@@ -93,7 +142,7 @@ def describe(cascade: Cascade, recipe: Recipe, faces: Faces, table: Table) -> Mo
         },
         metrics=({"protocol": protocol(cascade.scheme, len(faces.validation)), "nme": rounded(table)},),
         licence=_LICENCE,
-        history=({"done": "trained from scratch", "by": f"cascade_kp {__version__}, recipe {recipe.name}"},),
+        history=(*before, done),
     )
 
 

@@ -16,18 +16,27 @@ from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.errors import ConfigError, DataError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import Scheme, load_scheme
-from cascade_kp.training.assemble import assemble, describe, fit_placement, load_stage_one, validation_table
+from cascade_kp.training.assemble import (
+    assemble,
+    describe,
+    fit_placement,
+    load_stage_one,
+    taken_from,
+    validation_table,
+    weights_in,
+)
 from cascade_kp.training.loop import train_part
 from cascade_kp.training.parts import Faces, Pool, Sources, mean_shape, parts_of
 from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
 from cascade_kp.training.validate import HeldOut
-from cascade_kp.weights import save_model
+from cascade_kp.weights import load_model, save_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from cascade_kp.config import MissingPolicy
 
@@ -59,6 +68,7 @@ def train(
     splits: str | os.PathLike[str] = "datasets",
     save: str | os.PathLike[str] | None = None,
     only: Sequence[str] = (),
+    start: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> Trained | None:
     """Train a cascade from a recipe: every network, then calibration and measurement on the validation faces.
@@ -72,6 +82,8 @@ def train(
         splits: folder that the recipe's validation list is relative to.
         save: the model file; ``<out>/<name>.safetensors`` by default. Replaced if it is there.
         only: names of networks (``coarse``, ``boxes``, ``regions.<region>``): train these and assemble nothing.
+        start: a model's name or file: every network that the recipe configures as this model does is taken from it,
+            with its mean shape, and only the others are trained. Calibration is done anew.
         quiet: show no progress.
 
     Returns:
@@ -93,22 +105,31 @@ def train(
     fabric = make_fabric(chosen.run)
     with fabric.rank_zero_first():  # which builds the caches
         faces = load_faces(chosen, scheme, Path(data), Path(splits), folder / "cache")
+    begun = load_model(start) if start is not None else None
+    taken = set[str]()
+    if begun is not None:
+        if begun[1].scheme != scheme:
+            raise ConfigError(f"start: expected a model of the scheme {scheme.name!r}, got {begun[1].scheme.name!r}")
+        taken = taken_from(begun[0], chosen)
+        if "coarse" in taken:
+            faces = dataclasses.replace(faces, reference=begun[0].coarse.reference)
     config = chosen.data
     sources = Sources(faces.train, faces.extra, config.extra_share, config.extra_until)
     for name in known:
-        if only and name not in only:
+        if name in taken or (only and name not in only):
             continue
         if name.startswith("regions."):
-            chosen = _placed(chosen, scheme, name.removeprefix("regions."), faces, folder)
+            weights = weights_in(folder, begun[0] if begun is not None else None, chosen)
+            chosen = _placed(chosen, scheme, name.removeprefix("regions."), faces, weights)
         part, settings = parts_of(chosen, scheme)[name]
         validator = HeldOut(part, settings, faces.validation, scheme)
         train_part(fabric, part, settings, sources, folder, seed=chosen.seed, validator=validator, quiet=quiet)
     if only or not fabric.is_global_zero:
         return None
-    cascade = assemble(chosen, scheme, faces, folder)
+    cascade = assemble(chosen, scheme, faces, folder, begun[0] if begun is not None else None)
     table = validation_table(cascade, faces.validation, chosen.coarse.jitter)
     path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
-    save_model(path, cascade, describe(cascade, chosen, faces, table))
+    save_model(path, cascade, describe(cascade, chosen, faces, table, begun))
     return Trained(path, table)
 
 
@@ -200,13 +221,15 @@ def hold_out(samples: Samples) -> NDArray[np.bool_]:
     return np.array([name in held for name in pictures])
 
 
-def _placed(recipe: Recipe, scheme: Scheme, region: str, faces: Faces, out: Path) -> Recipe:
+def _placed(
+    recipe: Recipe, scheme: Scheme, region: str, faces: Faces, weights: Callable[[str], dict[str, Tensor]]
+) -> Recipe:
     """The recipe with a region's jitter fitted to the trained stage one's crops, where it asks for that."""
     config = recipe.regions[region]
     if config.placement != "fitted":
         return recipe
     cascade = Cascade(recipe.model, scheme)
-    load_stage_one(cascade, faces.reference, out)
+    load_stage_one(cascade, faces.reference, weights)
     jitter = fit_placement(cascade.eval(), region, faces.validation, recipe.coarse.jitter)
     _log.info("%s: jitter fitted to stage one: %s", region, jitter)
     return dataclasses.replace(recipe, regions={**recipe.regions, region: dataclasses.replace(config, jitter=jitter)})

@@ -141,6 +141,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
     validator: Validator,
     start: dict[str, Tensor] | None = None,
     quiet: bool = False,
+    timed: bool = False,
 ) -> None:
     """Train one network; a run that was stopped goes on from its last checkpoint, to the same end.
 
@@ -154,6 +155,8 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
         validator: measures the averaged weights on faces that are not trained on.
         start: weights of the network to start from; by default random ones.
         quiet: show no progress.
+        timed: wait for the device wherever the clock is read, so that the log's ``data_share`` is exact on a GPU too,
+            where work goes on after it was asked for. A little slower.
 
     Raises:
         ModelError: the loss is no number, memory is short, or the folder cannot be written to or has no room.
@@ -195,12 +198,12 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
         while not state.finished:
             with _short_of_memory(fabric, part, config):
                 # The batch of this step, of which this process takes its share.
-                before = time.monotonic()
+                before = _now(fabric, timed=timed)
                 pool, indices = sources.at(state.step, steps, config.batch, name)
                 share = (fabric.global_rank, fabric.world_size)
                 source = step_generator(name, state.step)
                 batch = draw_batch(part, config, pool, indices, source, share=share, device=fabric.device)
-                drawing += time.monotonic() - before
+                drawing += _now(fabric, timed=timed) - before
 
                 # One step. Losses are means over the labels of the whole batch, whichever process holds them;
                 # processes average their gradients, so each weighs its share of the sum by their number.
@@ -317,6 +320,13 @@ def _labels(batch: Batch) -> Tensor:
     """How many labels each of :class:`Trainee`'s losses sums over, (3,)."""
     points = (~torch.isnan(batch.targets).any(dim=-1)).sum()
     return torch.stack([points, points, points.new_tensor(len(batch.face))]).float()
+
+
+def _now(fabric: Fabric, *, timed: bool) -> float:
+    """The time in seconds, after what the device was asked for, if that is to be waited for."""
+    if timed and fabric.device.type == "cuda":
+        torch.cuda.synchronize(fabric.device)
+    return time.monotonic()
 
 
 def _total(fabric: Fabric, value: Tensor) -> Tensor:

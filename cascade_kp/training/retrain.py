@@ -16,14 +16,22 @@ import torch
 from torch import Tensor
 
 from cascade_kp import __version__, geometry
-from cascade_kp.config import CascadeConfig, JitterConfig, NetConfig, from_dict, to_dict
+from cascade_kp.config import CascadeConfig, NetConfig, to_dict
 from cascade_kp.data.cache import build_cache
 from cascade_kp.data.missing import fill_missing
 from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.errors import ConfigError, DataError, ModelError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.pipeline import Pipeline
-from cascade_kp.training.assemble import Table, calibrate, fit_placement, protocol, rounded, validation_table
+from cascade_kp.training.assemble import (
+    Table,
+    calibrate,
+    fit_placement,
+    protocol,
+    rounded,
+    stage_one_jitter,
+    validation_table,
+)
 from cascade_kp.training.journey import hold_out, make_fabric
 from cascade_kp.training.loop import averaged, train_part
 from cascade_kp.training.parts import Pool, Sources, region_part
@@ -73,7 +81,7 @@ def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
     """
     lr = 3e-3 if scratch else 5e-4
     training = PartConfig(
-        epochs=epochs if epochs is not None else 40 if scratch else 15,
+        epochs=epochs if epochs is not None else 60 if scratch else 15,
         optim=OptimConfig(lr=lr),
         schedule=ScheduleConfig(name="one_cycle", rise=0.2, floor=0.002),
         ema=0.995,
@@ -166,7 +174,7 @@ def retrain_region(  # noqa: PLR0913 (all but the first are keyword-only)
     with fabric.rank_zero_first():
         folders = [data] if isinstance(data, str | os.PathLike) else list(data)
         train, held, unplaced = _read(source, cascade, region, folders, validation, folder / "cache")
-    jitter = _stage_one_jitter(info)
+    jitter = stage_one_jitter(info)
     before = validation_table(cascade, held, jitter)
 
     part, training = region_part(config, region, info.scheme), chosen.training
@@ -230,12 +238,6 @@ def _asked_for(config: CascadeConfig, region: str, recipe: RegionRecipe) -> Casc
     return dataclasses.replace(
         config, regions={**config.regions, region: dataclasses.replace(old, net=net, margin=margin)}
     )
-
-
-def _stage_one_jitter(info: ModelInfo) -> tuple[JitterConfig, ...]:
-    """How stage one's boxes were moved in training, as far as the file says."""
-    stored = info.recipe.get("coarse", {}).get("jitter", [])
-    return tuple(from_dict(JitterConfig, value) for value in stored) or (JitterConfig(shift=0.06, scale=0.1),)
 
 
 # ---------------------------------------------------------------------------------------------- the faces

@@ -5,18 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from blob_case import centroid, crops_with_blobs, face
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import point_sets
 
 from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, NetConfig, PhotometricConfig, TrunkConfig
-from cascade_kp.data.cache import FaceCrops
 from cascade_kp.data.sampling import jittered_frames, non_face_frames
-from cascade_kp.data.synthetic import mean_face
 from cascade_kp.schemes import load_scheme
-from cascade_kp.training.loop import Part, draw_batch, mean_shape
-from cascade_kp.training.recipe import PartConfig
 
 SCHEME = load_scheme("ibug68")
 STILL = JitterConfig(shift=0, scale=0, angle_deg=0)
@@ -26,12 +23,6 @@ NET = NetConfig(input_px=64, trunk=TrunkConfig(width=4, stages=3), head_width=4)
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def face(scale=60.0, centre=(120.0, 100.0), degrees=0.0):
-    """(68, 2) px, the mean face turned clockwise on the screen."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return torch.from_numpy(mean_face() @ [[cos, sin], [-sin, cos]]).float() * scale + torch.tensor(centre)
 
 
 def frames_of(points, mixture, n=None, seed=0, rolls=None, margin=1.5):
@@ -235,147 +226,3 @@ class TestNonFaceFrames:
         # A third each: pieces, beside, turned.
         shares = [scale < 0.41, (away > 0.59) & (scale > 0.49), angle > 74]
         assert [float(s.float().mean()) for s in shares] == pytest.approx([1 / 3] * 3, abs=0.05)
-
-
-def centroid(pixels):
-    """(x, y) of the mass of (h, w) pixels and whether there is a whole blob."""
-    pixels = pixels.double().numpy()
-    h, w = pixels.shape
-    rim = max(pixels[0].max(), pixels[-1].max(), pixels[:, 0].max(), pixels[:, -1].max())
-    if pixels.max() < 100 or rim > 1:
-        return None
-    mass = pixels.sum()
-    return np.array([pixels.sum(0) @ (np.arange(w) + 0.5), pixels.sum(1) @ (np.arange(h) + 0.5)]) / mass
-
-
-def crops_with_blobs(n=16, size=240, sigma=4.0):
-    """Faces that are nothing but a red blob at the outer corner of the right eye and a green one at the left's."""
-    points = torch.stack([face(60 + i, (118 + i % 5, 100 + i % 3), 3 * (i % 5) - 6) for i in range(n)])
-    y, x = np.mgrid[:size, :size] + 0.5
-    canvases = np.zeros((n, size, size, 3), np.uint8)
-    for canvas, face_points in zip(canvases, points.numpy(), strict=True):
-        for channel, index in ((0, 36), (1, 45)):
-            px, py = face_points[index]
-            canvas[..., channel] = np.round(255 * np.exp(-0.5 * ((x - px) ** 2 + (y - py) ** 2) / sigma**2))
-    to_image = torch.eye(3)[None, :2].repeat(n, 1, 1)
-    return FaceCrops(canvases, points, to_image, tuple(str(i) for i in range(n)))
-
-
-def draw(part, crops, jitter=JitterConfig(shift=0.03, scale=0.05, angle_deg=5), seed=0, **options):  # noqa: B008
-    config = PartConfig(jitter=(jitter,), photometric=UNTOUCHED, **options)
-    reference = mean_shape(crops.keypoints, SCHEME.flip)
-    return draw_batch(part, config, crops, np.arange(len(crops)), reference, seeded(seed))
-
-
-class TestDrawBatch:
-    def test_a_blob_at_an_eye_lands_at_the_right_target_mirrored_or_not(self):
-        crops = crops_with_blobs()
-        members = list(SCHEME.region("right_eye"))
-        part = Part.of("regions.right_eye", NET, 2.0, members, SCHEME)
-        images, targets, shows = draw(part, crops)
-        assert images.shape == (16, 3, 64, 64)
-        assert targets.shape == (16, 11, 2)
-        assert (shows == 1).all()
-        corner = members.index(36)
-        seen = {0: 0, 1: 0}
-        for image, target in zip(images, targets, strict=True):
-            # The network of the right eye sees right eyes (red) as they are, and left eyes (green) mirrored.
-            channel = int(image[1].max() > image[0].max())
-            found = centroid(image[channel])
-            assert found is not None
-            assert np.linalg.norm(found - target[corner].numpy() * 64) < 0.02
-            assert np.linalg.norm(found - target[corner].numpy() * 64 + [0.5, 0]) > 0.4
-            seen[channel] += 1
-            # Outer end left, inner end right, whichever eye it was.
-            assert target[members.index(36), 0] < target[members.index(39), 0]
-        assert min(seen.values()) >= 3
-
-    def test_whole_faces_keep_both(self):
-        crops = crops_with_blobs()
-        part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
-        # 160 px of face in 64 px of crop: less wide blobs would alias.
-        images, targets, _ = draw(part, crops)
-        mirrored = 0
-        for image, target in zip(images, targets, strict=True):
-            red, green = (centroid(image[c]) for c in (0, 1))
-            right, left = target[36].numpy() * 64, target[45].numpy() * 64
-            assert right[0] < left[0]  # the subject's right is on the left of a picture, also of a mirrored one
-            flipped = red[0] > green[0]
-            mirrored += int(flipped)
-            assert np.linalg.norm(red - (left if flipped else right)) < 0.02
-            assert np.linalg.norm(green - (right if flipped else left)) < 0.02
-        assert 3 <= mirrored <= 13
-
-    def test_box_targets_are_the_boxes_of_the_mirrored_groups(self):
-        crops = crops_with_blobs()
-        groups = tuple(list(SCHEME.region(name)) for name in ("right_eye", "left_eye"))
-        everything = list(range(68))
-        part = Part("boxes", NET, 1.5, everything, list(SCHEME.flip), groups)
-        images, targets, _ = draw(part, crops)
-        _, points, _ = draw(Part.of("coarse", NET, 1.5, everything, SCHEME), crops)
-        assert targets.shape == (16, 4, 2)
-        assert part.outputs == 4
-        for g, group in enumerate(groups):
-            expected = geometry.tight_box(points[:, group])
-            torch.testing.assert_close(targets[:, 2 * g : 2 * g + 2].flatten(1), expected)
-        assert images.shape == (16, 3, 64, 64)
-
-    def test_non_faces_have_no_targets(self):
-        part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
-        _, targets, shows = draw(part, crops_with_blobs(), non_faces=0.25)
-        assert shows.tolist() == [1.0] * 12 + [0.0] * 4
-        assert torch.isnan(targets[12:]).all()
-        assert torch.isfinite(targets[:12]).all()
-
-    def test_missing_labels_are_missing_targets_at_the_mirrored_place(self):
-        crops = crops_with_blobs()
-        crops.keypoints[1:, 40] = torch.nan
-        part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
-        _, targets, _ = draw(part, crops)
-        missing = torch.isnan(targets).all(dim=-1)
-        assert missing.sum(dim=1).tolist() == [0] + [1] * 15
-        assert set(missing.nonzero()[:, 1].tolist()) == {40, SCHEME.flip[40]}
-
-    def test_a_point_that_is_labelled_nowhere_does_no_harm(self):
-        crops = crops_with_blobs()
-        crops.keypoints[:, 40] = torch.nan  # also NaN in the mean shape, and its mirror partner too
-        part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
-        images, targets, _ = draw(part, crops)
-        assert torch.isfinite(images).all()
-        assert (torch.isnan(targets).all(dim=-1).sum(dim=1) == 1).all()
-
-    def test_a_region_without_any_label_does_no_harm(self):
-        crops = crops_with_blobs()
-        crops.keypoints[3, list(SCHEME.region("right_eye"))] = torch.nan
-        crops.keypoints[3, list(SCHEME.region("left_eye"))] = torch.nan
-        part = Part.of("regions.right_eye", NET, 2.0, list(SCHEME.region("right_eye")), SCHEME)
-        images, targets, _ = draw(part, crops)
-        assert torch.isfinite(images).all()
-        assert torch.isnan(targets[3]).all()
-        assert torch.isfinite(targets[:3]).all()
-
-    def test_decided_by_the_generator(self):
-        crops = crops_with_blobs(4)
-        part = Part.of("coarse", NET, 1.5, list(range(68)), SCHEME)
-        once, again, other = (draw(part, crops, seed=seed) for seed in (3, 3, 4))
-        assert torch.equal(once[0], again[0])
-        assert torch.equal(once[1], again[1])
-        assert not torch.equal(once[1], other[1])
-
-
-class TestMeanShape:
-    def test_is_symmetric_centred_and_of_unit_side(self):
-        points = torch.stack([face(31, (80, 90), 4), face(60, (10, 20), -2), face(44)])
-        points[1, 3] = torch.nan
-        shape = mean_shape(points, SCHEME.flip)
-        torch.testing.assert_close(geometry.mirror_points(shape, 0.0, SCHEME.flip), shape, atol=1e-5, rtol=0)
-        box = geometry.tight_box(shape)
-        torch.testing.assert_close(box[:2] + box[2:], torch.zeros(2), atol=1e-5, rtol=0)
-        assert float((box[2:] - box[:2]).max()) == pytest.approx(1, abs=0.02)
-
-    def test_of_one_symmetric_face_is_that_face(self):
-        shape = mean_shape(face(37.0)[None], SCHEME.flip)
-        expected = torch.from_numpy(mean_face()).float()
-        box = geometry.tight_box(expected)
-        expected = (expected - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2]).max()
-        torch.testing.assert_close(shape, expected, atol=1e-5, rtol=0)

@@ -1,0 +1,55 @@
+"""Stage one's three modes and the oracle, side by side: what better region crops are worth.
+
+    python -m benchmarks.modes MODEL FOLDER... [--only LIST]
+
+Prints mean inter-ocular NME in % by box source (truth: tight boxes of the labels; jitter: these moved as in training)
+and mode: coarse (stage one alone), points (regions cropped round its points), boxes (in the box network's boxes, where
+the model has one), oracle (round the labels); then how far the regions' crops lie from the true ones. Read on
+validation faces to choose: `--only LIST` takes the faces of a split list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from cascade_kp.cli.train import percent
+from cascade_kp.data.cache import build_cache
+from cascade_kp.data.readers import read_300w, read_split
+from cascade_kp.training.assemble import crop_errors, stage_one_jitter, validation_table
+from cascade_kp.training.parts import Pool
+from cascade_kp.weights import load_model
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="an embedded model's name, or a model file")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of labelled faces")
+    parser.add_argument("--only", type=Path, help="a split list; its names end with the faces' paths")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cascade, info = load_model(args.model)
+    parts = [read_300w(folder, scheme=info.scheme) for folder in args.folders]
+    if args.only is not None:
+        names = tuple(read_split(args.only))
+        parts = [
+            part.select([i for i, p in enumerate(part.paths) if str(Path(p).with_suffix("")).endswith(names)])
+            for part in parts
+        ]
+    jitter = stage_one_jitter(info)
+    with tempfile.TemporaryDirectory() as scratch:
+        crops = build_cache(parts, Path(scratch), info.config.working_face_px, info.config.working_context)
+        pool = Pool.of(crops, cascade.coarse.reference)
+        print(f"{info.name} on {len(pool)} faces of {', '.join(map(str, args.folders))}")
+        print(percent(validation_table(cascade, pool, jitter)))
+        for name, row in crop_errors(cascade, pool, jitter).items():
+            print(f"crops of {name:<12}" + "   ".join(f"{key} {value:.3f}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
