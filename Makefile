@@ -2,6 +2,8 @@
 PYTHON  ?= python3
 THREADS ?= 2
 ARGS    ?=
+MODEL   ?=
+DATA    ?= data
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -10,7 +12,7 @@ BIN  := $(VENV)/bin
 CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel clean distclean
+.PHONY: help demo test lint format wheel reproduce clean distclean
 
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
@@ -18,6 +20,8 @@ help:
 	@echo 'make lint       ruff, mypy --strict and the layer contracts'
 	@echo 'make format     let ruff format and fix what it can'
 	@echo 'make wheel      build dist/*.whl'
+	@echo 'make reproduce  train an embedded model from its recipe: MODEL=ibug68 DATA=folder of the data sets (datasets/README.md)'
+	@echo '                into runs/MODEL; stopped, the same command goes on (ARGS="--threads 2" passes options on)'
 	@echo 'make clean      remove builds, caches and the demo; make distclean also removes $(VENV)'
 	@echo 'The first of them makes $(VENV) with $(PYTHON) (PYTHON=... chooses another) and installs into it.'
 
@@ -54,6 +58,11 @@ format: $(VENV)/.stamp
 wheel: $(VENV)/.stamp
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation --quiet
+
+reproduce: $(VENV)/.stamp
+	@test -n '$(MODEL)' || { echo 'Which model? make reproduce MODEL=ibug68 DATA=/path/to/the/data' >&2; exit 1; }
+	@test -d '$(DATA)' || { echo 'There is no folder "$(DATA)"; say where the data sets are (datasets/README.md): DATA=/path' >&2; exit 1; }
+	$(BIN)/cascade-kp train '$(MODEL)' --data '$(DATA)' --out 'runs/$(MODEL)' $(ARGS)
 
 clean:
 	rm -rf build dist demo *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -33,7 +33,7 @@ __all__ = ["Samples", "read_300w", "read_split", "write_sample"]
 
 _log = logging.getLogger(__name__)
 
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
 
@@ -204,7 +204,7 @@ def read_300w(
     """Read a tree of pictures with ``.pts`` files beside them, such as 300-W as released.
 
     Every ``.pts`` below ``root`` (at any depth, links followed) is a face; its picture lies in the same
-    folder and has the same stem and a suffix among jpg, jpeg, png, bmp in any case. Several faces of
+    folder and has the same stem and a suffix among jpg, jpeg, png, bmp, tif, tiff, webp in any case. Several faces of
     ``photo.jpg`` are ``photo_1.pts``, ``photo_2.pts``: a trailing ``_<number>`` is dropped where no
     picture has the exact stem. Hidden files and ``__MACOSX`` folders, which some archives bring, are no
     annotations. The order is natural (``a_2`` before ``a_10``) and the same on every machine.

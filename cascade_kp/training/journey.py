@@ -140,6 +140,7 @@ def make_fabric(run: RunConfig) -> Fabric:
         ConfigError: no such device, or another number of processes than ``torchrun`` started.
     """
     from lightning_fabric import Fabric  # noqa: PLC0415 (takes seconds, and only training needs it)
+    from lightning_fabric.strategies.ddp import DDPStrategy  # noqa: PLC0415 (as above)
 
     devices, nodes = run.devices, run.nodes
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -154,7 +155,8 @@ def make_fabric(run: RunConfig) -> Fabric:
             devices=devices or 1,
             num_nodes=nodes or 1,
             precision=run.precision,
-            strategy="ddp" if (devices or 1) * (nodes or 1) > 1 else "auto",
+            # Norms share their statistics already, so that buffers need no sending.
+            strategy=DDPStrategy(broadcast_buffers=False) if (devices or 1) * (nodes or 1) > 1 else "auto",
         )
         fabric.launch()
     except (RuntimeError, ValueError, TypeError) as error:  # Fabric's own exceptions are among these

@@ -36,7 +36,8 @@ __all__ = ["Trainee", "Validator", "averaged", "train_part"]
 
 _TERMS = ("points", "sigma", "face")
 _MB = 1 << 20
-_GPU_CHECK = 20  # steps between looks at the losses on a GPU, each of which waits for it
+_NARROWEST = 8
+_LOOK_EVERY = 20  # steps between looks at the losses where each is a wait
 
 
 class Validator(Protocol):
@@ -59,7 +60,7 @@ class Trainee(nn.Module):
 
     def __init__(self, part: Part, config: PartConfig) -> None:
         super().__init__()
-        self.net = KeypointNet(part.net, part.outputs, face_score=config.non_faces > 0)
+        self.net = KeypointNet(part.net, part.outputs, face_score=part.judges)
         self.net.to(memory_format=torch.channels_last)
         self.loss = make_loss(config.loss, part.net.head, part.outputs)
 
@@ -73,9 +74,9 @@ class Trainee(nn.Module):
         return torch.stack([self.loss(said, targets).sum(), doubt, judged])
 
 
-def weights_of(config: PartConfig) -> Tensor:
+def _weights(part: Part, config: PartConfig) -> Tensor:
     """How much each of :class:`Trainee`'s losses counts, (3,)."""
-    return torch.tensor([1.0, config.loss.sigma_weight, config.loss.face_weight if config.non_faces else 0.0])
+    return torch.tensor([1.0, config.loss.sigma_weight, config.loss.face_weight if part.judges else 0.0])
 
 
 class State:
@@ -116,6 +117,19 @@ class State:
         self.schedule.load_state_dict(state["schedule"])
         self._precision.load_state_dict(state["precision"])
         self.best, self.step, self.finished = state["best"], state["step"], state["finished"]
+
+    def check(self, name: str) -> None:
+        """Refuse weights that are no numbers, which a last step can leave behind a loss that was one.
+
+        Raises:
+            ModelError: there are some.
+        """
+        for key, value in self.trainee.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise ModelError(
+                    f"{name}: expected weights that are numbers, got NaN or infinity in {key!r} after step "
+                    f"{self.step - 1}. The last good checkpoint is kept; a smaller optim.lr or optim.clip may help"
+                )
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
@@ -166,6 +180,10 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
     if config.batch % fabric.world_size:
         expected = f"a multiple of the number of processes, {fabric.world_size}"
         raise ConfigError(f"{part.name}.batch: expected {expected}, got {config.batch}")
+    if part.net.trunk.width < _NARROWEST and fabric.device.type == "cpu":
+        # The gradient of a strided 1x1 convolution of fewer channels, laid out channels last, overruns its memory in
+        # torch 2.15's CPU kernels: the process dies, now or later.
+        raise ConfigError(f"{part.name}: expected a trunk of width {_NARROWEST} or more, got {part.net.trunk.width}")
     name = f"{seed} {part.name}"
     steps = -(-config.epochs * len(sources.train) // config.batch) if config.epochs else config.steps
     path = out / f"{part.name}.pt"
@@ -185,7 +203,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
         check_room(out, 4 * path.stat().st_size)
     fabric.barrier()
     module, optimiser = fabric.setup(state.trainee, state.optimiser)
-    weights = weights_of(config).to(fabric.device)
+    weights = _weights(part, config).to(fabric.device)
     losses = _Losses(fabric, part, config, sources, name, steps)
     began, drawing, sums, done = time.monotonic(), 0.0, torch.zeros(len(_TERMS), device=fabric.device), 0
 
@@ -222,9 +240,10 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
             sums, done = sums + terms, done + 1
             losses.add((terms * weights).sum())
 
-            # On a GPU every look at a number waits for it, so that one looks now and then.
+            # On a GPU, or among processes, every look at a number is a wait, so that one looks now and then.
             validates = state.step % config.validate_every == 0 or state.step == steps
-            if not (validates or fabric.device.type == "cpu" or state.step % _GPU_CHECK == 0):
+            cheap = fabric.device.type == "cpu" and fabric.world_size == 1
+            if not (validates or cheap or state.step % _LOOK_EVERY == 0):
                 continue
             for loss in losses.check(state.step):
                 if journal is not None:
@@ -254,6 +273,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
                         validator.sheet(state.average, journal, state.step)
                 began, drawing, sums, done = time.monotonic(), 0.0, torch.zeros_like(sums), 0
             if fabric.is_global_zero and (validates or stops):
+                state.check(part.name)
                 save_checkpoint(path, {**state.checkpoint(), "asked": asked})
             if stops:
                 raise KeyboardInterrupt(f"{part.name}: stopped at step {state.step} of {steps}, saved in {path}")

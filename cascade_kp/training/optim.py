@@ -95,20 +95,41 @@ def _ease(share: float) -> float:
     return 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes, in both directions: each process's output depends on every process's input."""
+class _Normalise(torch.autograd.Function):
+    """Batch normalisation by the statistics of all processes: one exchange forward and one backward."""
 
     @staticmethod
-    def forward(_ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401 (torch's own context)
-        total = value.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+        """(N, C, h, w) -> the same normalised, and the (C,) mean and variance."""
+        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        stats = torch.stack([mean, variance + mean.square()])
+        torch.distributed.all_reduce(stats)
+        mean, square = stats / torch.distributed.get_world_size()
+        variance = (square - mean.square()).clamp_min(0.0)
+        inverse = torch.rsqrt(variance + eps)
+        scale = weight * inverse
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.addcmul(_wide(bias - mean * scale), x, _wide(scale)), mean, variance
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 (torch's own context)
-        total = gradients[0].clone()
-        torch.distributed.all_reduce(total)
-        return total
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+        """Gradients of the input, of all processes' losses; of weight and bias, of this process's alone."""
+        x, weight, mean, inverse = ctx.saved_tensors
+        outer = gradients[0]
+        sums = torch.stack([outer.sum(dim=(0, 2, 3)), (outer * x).sum(dim=(0, 2, 3))])
+        own_bias, own_weight = sums[0].clone(), (sums[1] - mean * sums[0]) * inverse
+        torch.distributed.all_reduce(sums)
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        first, second = sums / count
+        scale = weight * inverse
+        slope = -scale * inverse.square() * (second - mean * first)
+        inner = torch.addcmul(_wide(-scale * first - slope * mean), x, _wide(slope))
+        return inner.addcmul_(outer, _wide(scale)), own_weight, own_bias, None
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value[:, None, None]
 
 
 class SharedNorm(nn.BatchNorm2d):
@@ -116,31 +137,23 @@ class SharedNorm(nn.BatchNorm2d):
 
     Every process must bring equally many faces. State and evaluation are those of ``BatchNorm2d``.
 
-    Source: the statistics of Ioffe and Szegedy, 2015, summed over processes.
+    Source: the statistics and gradients of Ioffe and Szegedy, 2015, summed over processes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
-        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
-        wide = x.float()
-        mean = _sum(wide.sum(dim=(0, 2, 3))) / count
-        centred = wide - mean[:, None, None]
-        variance = _sum(centred.square().sum(dim=(0, 2, 3))) / count
+        normalised, mean, variance = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)
         with torch.no_grad():
+            count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
             momentum = 0.1 if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean.detach(), momentum)
-            self.running_var.lerp_(variance.detach() * (count / max(1, count - 1)), momentum)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-
-
-def _sum(value: Tensor) -> Tensor:
-    result: Tensor = _Sum.apply(value)
-    return result
+        result: Tensor = normalised.to(x.dtype)
+        return result
 
 
 def share_norms(module: nn.Module) -> None:

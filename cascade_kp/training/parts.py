@@ -7,7 +7,7 @@ and n. So a step can be drawn again after an interruption, or by every process o
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -59,6 +59,7 @@ class Part:
         members: indices of its points in the scheme.
         mirrored: what those points are called before mirroring: ``flip[members]``. For an eye this is the other eye.
         corners: predict the corners of these point groups' boxes instead of points (the box network).
+        judges: also says whether there is a face at all (stage one).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Part:
     members: list[int]
     mirrored: list[int]
     corners: tuple[list[int], ...] = ()
+    judges: bool = False
 
     @staticmethod
     def of(name: str, net: NetConfig, margin: float, members: list[int], scheme: Scheme) -> Part:
@@ -335,7 +337,8 @@ def parts_of(recipe: Recipe, scheme: Scheme) -> dict[str, tuple[Part, PartConfig
     A mirrored region is not among them: it takes its partner's network.
     """
     model, everything = recipe.model, list(range(len(scheme)))
-    found = {"coarse": (Part.of("coarse", model.coarse, model.margin, everything, scheme), recipe.coarse)}
+    coarse = replace(Part.of("coarse", model.coarse, model.margin, everything, scheme), judges=True)
+    found = {"coarse": (coarse, recipe.coarse)}
     if model.boxes is not None:
         groups = tuple(list(scheme.region(name)) for name in model.regions)
         part = Part("boxes", model.boxes, model.margin, everything, list(scheme.flip), groups)

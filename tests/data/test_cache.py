@@ -24,7 +24,7 @@ from cascade_kp import geometry
 from cascade_kp.data import cache
 from cascade_kp.data.cache import FaceCrops, build_cache
 from cascade_kp.data.readers import read_300w, write_sample
-from cascade_kp.data.synthetic import mean_face, write_synthetic
+from cascade_kp.data.synthetic import mean_face, synthetic_faces, write_synthetic
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.formats import write_pts
 from cascade_kp.schemes import load_scheme
@@ -705,3 +705,14 @@ class TestWindows:
     def test_of_no_face(self):
         windows, moved = noise(2).windows([], torch.zeros(0, 2, 3), 16)
         assert (windows.shape, windows.dtype, moved.shape) == ((0, 3, 1, 1), torch.uint8, (0, 2, 3))
+
+
+def test_a_picture_with_nan_in_its_pixels_is_named(tmp_path):
+    face = synthetic_faces(1, 1, size=(60, 70))[0]
+    pixels = face["image"].mean(axis=2).astype(np.float32) / 255
+    pixels[3, 4] = np.nan
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    write_pts(tmp_path / "x.pts", face["keypoints"])
+    with pytest.raises(DataError, match=r"x.tif: expected float values in \[0, 1\], got .* and 1 NaN"):
+        build_cache([read_300w(tmp_path)], tmp_path / "cache", 32, 2.0)
+    assert not list((tmp_path / "cache").iterdir())

@@ -167,7 +167,7 @@ class TestBroken:
         [
             ("line", "bad.pts:71: expected 2 numbers"),
             ("count", "bad.pts:1: expected 68 points, as scheme 'ibug68' has, got 67"),
-            ("picture", r"bad.pts:1: expected one picture bad.<bmp.jpeg.jpg.png> in the same folder, got none"),
+            ("picture", r"bad.pts:1: expected one picture bad.<bmp.jpeg.jpg.png.tif.tiff.webp> in .* got none"),
             ("two pictures", "got 2: bad.JPG, bad.png"),
             ("no label", "none labelled"),
             ("one place", "all at one place"),

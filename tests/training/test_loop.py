@@ -75,7 +75,7 @@ class TestLearning:
     def test_beats_the_mean_shape(self, faces, trained, name):
         out, _ = trained
         part, config = parts_of(RECIPE, SCHEME)[name]
-        net = KeypointNet(part.net, part.outputs, face_score=config.non_faces > 0).eval()
+        net = KeypointNet(part.net, part.outputs, face_score=part.judges).eval()
         net.load_state_dict(averaged(out / f"{name}.pt"))
         # What a network says that always answers with the mean shape in the middle of its crop.
         shape = faces.reference[part.members]
@@ -253,6 +253,28 @@ class TestBadInput:
         wild = dataclasses.replace(SHORT, optim=OptimConfig(name="sgd", lr=1e30, clip=0), steps=50)
         with pytest.raises(ModelError, match=r"expected a loss that is a number"):
             run(fabric, wild, faces, tmp_path)
+        assert load_checkpoint(tmp_path / "coarse.pt")["step"] == 0
+
+    def test_a_trunk_too_narrow_to_be_trained(self, fabric, faces, tmp_path):
+        part = parts_of(RECIPE, SCHEME)["coarse"][0]
+        part = dataclasses.replace(
+            part, net=dataclasses.replace(part.net, trunk=dataclasses.replace(part.net.trunk, width=4))
+        )
+        with pytest.raises(ConfigError, match=r"coarse: expected a trunk of width 8 or more, got 4"):
+            train_part(fabric, part, SHORT, Sources(faces.train), tmp_path, seed=1, validator=Constant())
+
+    def test_weights_that_are_no_numbers_are_not_saved(self, fabric, faces, tmp_path, monkeypatch):
+        """The loss of step 4 is one, and the step spoils a weight: nothing would tell before the checkpoint."""
+        follow = loop.State.follow
+
+        def spoil(self, decay):
+            follow(self, decay)
+            if self.step == 4:
+                next(iter(self.trainee.parameters())).data.fill_(math.nan)
+
+        monkeypatch.setattr(loop.State, "follow", spoil)
+        with pytest.raises(ModelError, match=r"coarse: expected weights that are numbers, got NaN .* after step 4"):
+            run(fabric, SHORT, faces, tmp_path)
         assert load_checkpoint(tmp_path / "coarse.pt")["step"] == 0
 
     @pytest.mark.parametrize(
