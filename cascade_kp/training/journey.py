@@ -212,7 +212,7 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
 
 
 def hold_out(samples: Samples) -> NDArray[np.bool_]:
-    """(N,) bool: about one picture in ten, chosen by a hash of its name and contents' place, always the same ones.
+    """(N,) bool: about one picture in ten, chosen by a hash of its path below the root, always the same ones.
 
     All faces of a picture go the same way. Of few pictures at least one is held out.
     """

@@ -70,6 +70,7 @@ def same(one, two):
     return one == two
 
 
+@pytest.mark.slow
 class TestLearning:
     @pytest.mark.parametrize("name", ["coarse", "regions.right_eye", "regions.mouth"])
     def test_beats_the_mean_shape(self, faces, trained, name):
@@ -165,6 +166,7 @@ class TestJournals:
         assert same(averaged(tmp_path / "coarse.pt"), state["best"])
 
 
+@pytest.mark.slow
 class TestResume:
     @pytest.mark.parametrize("with_extra", [False, True])
     def test_an_interrupted_run_ends_as_an_uninterrupted_one(self, fabric, faces, tmp_path, monkeypatch, with_extra):

@@ -21,6 +21,8 @@ from cascade_kp.training.recipe import OptimConfig, PartConfig, Recipe
 from cascade_kp.training.retrain import RegionRecipe, region_recipe, retrain_region
 from cascade_kp.weights import load_model, save_model, stored_tensors
 
+pytestmark = pytest.mark.slow  # some dozens of small trainings
+
 REGIONS = tuple(RECIPE.model.regions)
 QUICK = RegionRecipe(dataclasses.replace(PART, steps=6, validate_every=6, placement="fitted"))
 
@@ -242,7 +244,6 @@ class TestData:
         with pytest.raises(DataError, match=r"expected 68 points, .* or the 20 of the region, got 30"):
             again(model, data, tmp_path / "new.safetensors", data=tmp_path / "part")
 
-    @pytest.mark.slow
     def test_faces_are_really_found(self, shared_data, tmp_path):
         """The embedded model on real faces of which only the mouth is labelled, in files of 20 points."""
         samples = read_300w(shared_data / "300w" / "afw")
