@@ -51,6 +51,8 @@ def main() -> None:
                 scratch=True,
                 epochs=args.epochs,
             )
+            if done is None:
+                continue  # not the first of several processes
             minutes = (time.monotonic() - began) / 60
             old, new = (table["truth points"][region] for table in (done.before, done.after))
             oracle = done.after["truth oracle"][region]

@@ -113,19 +113,21 @@ def save_model(
     dtype: str = "F16",
     *,
     stored: Mapping[str, Tensor] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a model file: whole or not at all.
 
     Args:
-        path: of the file; what stands there is replaced.
+        path: of the file; what stands there is replaced, unless ``overwrite`` is off.
         cascade: its networks.
         info: all about them; its scheme and configuration are taken from the cascade.
         dtype: of the stored tensors, ``F16``, ``F32`` or ``BF16``.
         stored: tensors to write as they are in place of the cascade's own, such as those of :func:`stored_tensors`.
+        overwrite: replace a file that is there.
 
     Raises:
-        ModelError: the folder cannot be written to, the dtype is another, a weight is not finite in it, or what the
-            info says cannot be said in JSON.
+        ModelError: there is a file that must stay, the folder cannot be written to, the dtype is another, a weight is
+            not finite in it, or what the info says cannot be said in JSON.
     """
     if dtype not in _DTYPES:
         raise ModelError(f"dtype: expected one of {sorted(_DTYPES)}, got {dtype!r}")
@@ -158,7 +160,14 @@ def save_model(
             half = Path(scratch) / target.name
             save_file(tensors, half, {_KEY: text})
             half.chmod(0o644)
-            half.replace(target)
+            if overwrite:
+                half.replace(target)
+            else:
+                os.link(half, target)  # fails where there is a file, however late it came
+    except FileExistsError as error:
+        raise ModelError(
+            f"{target}: expected the name of a new file, got one that exists; nothing is overwritten"
+        ) from error
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         raise ModelError(f"{target}: expected a file that can be written, got: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,12 @@ if str(HERE) not in sys.path:  # for `import strategies`, whatever pytest's impo
     sys.path.insert(0, str(HERE))
 
 THREADS = 2
+
+
+def pytest_configure() -> None:
+    """A job in the background ignores Ctrl-C, and so would what it starts; tests ask what happens at a terminal."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

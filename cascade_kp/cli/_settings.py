@@ -24,30 +24,32 @@ def parse(kind: type[T], arguments: list[str], prog: str) -> tuple[T, list[tuple
         prog: the command, for messages.
 
     Raises:
-        ConfigError: what remains is not made of names and values.
+        ConfigError: a setting without value, or what is neither an option nor a setting.
     """
-    args, rest = tyro.cli(kind, args=arguments, prog=prog, return_unknown_args=True)
-    pairs = []
+    options = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    own, pairs, rest = [], [], list(arguments)
     while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or len(name) < 3:
-            raise ConfigError(f"{prog}: expected --setting value, got {name!r}")
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if not word.startswith("--") or name in options | {f"no_{option}" for option in options} | {"", "help"}:
+            own.append(word)
+            continue
+        if "." not in name:
+            _refuse_unless_setting(name, options)
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"{name}: expected a value after it, got {rest[0] if rest else 'nothing'}")
+                raise ConfigError(f"{word}: expected a value after it, got {rest[0] if rest else 'nothing'}")
             value = rest.pop(0)
-        pairs.append((name.removeprefix("--").replace("-", "_"), value))
-    options = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for name, _ in pairs:
-        near = difflib.get_close_matches(name, options, 1, 0.75)
-        if near and "." not in name:
-            _refuse_unless_setting(name, near[0])
-    return args, pairs
+        pairs.append((name, value))
+    return tyro.cli(kind, args=own, prog=prog), pairs
 
 
-def _refuse_unless_setting(name: str, option: str) -> None:
-    from cascade_kp.training.recipe import PartConfig, Recipe
+def _refuse_unless_setting(name: str, options: set[str]) -> None:
+    """Refuse what is neither a setting nor an option, with the nearest option if one is near."""
+    from cascade_kp.training.recipe import PartConfig, Recipe, RegionRecipe
 
-    known: set[str] = {f.name for kind in (Recipe, PartConfig) for f in dataclasses.fields(kind)}
-    if name not in known:
-        raise ConfigError(f"--{name}: unknown option; did you mean --{option.replace('_', '-')}?")
+    known = {f.name for kind in (Recipe, PartConfig, RegionRecipe) for f in dataclasses.fields(kind)}
+    near = difflib.get_close_matches(name, sorted(options), 1, 0.75)
+    if name not in known and near:
+        raise ConfigError(f"--{name}: unknown option; did you mean --{near[0].replace('_', '-')}?")

@@ -48,12 +48,16 @@ def main(arguments: list[str]) -> int:
     args, settings = parse(Retrain, arguments, "cascade-kp retrain")
     set_threads(args.threads)
     from cascade_kp.config import to_dict
-    from cascade_kp.training.recipe import override
-    from cascade_kp.training.retrain import RegionRecipe, region_recipe, retrain_region
+    from cascade_kp.errors import ConfigError
+    from cascade_kp.training.recipe import RegionRecipe, override, region_recipe
+    from cascade_kp.training.retrain import retrain_region
     from cascade_kp.weights import load_model
 
-    values = to_dict(region_recipe(scratch=args.scratch, epochs=args.epochs))
-    if any(name.split(".")[0] == "net" for name, _ in settings):
+    other = any(name.split(".")[0] == "net" for name, _ in settings)  # another network always starts from scratch
+    if args.epochs is not None and args.epochs < 1:
+        raise ConfigError(f"epochs: expected at least 1, got {args.epochs}")
+    values = to_dict(region_recipe(scratch=args.scratch or other, epochs=args.epochs))
+    if other:
         _, info = load_model(args.model)
         if args.region in info.config.regions:  # what is not said of the network is as it was
             values["net"] = to_dict(info.config.regions[args.region].net)
@@ -67,6 +71,8 @@ def main(arguments: list[str]) -> int:
         validation=args.validation,
         work=args.work,
     )
+    if done is None:  # not the first of several processes
+        return 0
     for title, table in (("before", done.before), ("after", done.after)):
         columns = ("all", "without jaw", done.region)
         print(f"{title}:\n{percent({row: {c: v[c] for c in columns if c in v} for row, v in table.items()})}")

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ __all__ = ["FaceCrops", "build_cache"]
 _log = logging.getLogger(__name__)
 
 _FORMAT = 2
+_BUILDING = "building-"
 _MAX_THREADS = 8
 _BAR_AFTER_S = 2.0
 # Bilinear reading touches one pixel beyond a point; the other is for rounding.
@@ -332,7 +334,9 @@ def _write(stem: Path, key: str, plan: _Plan) -> None:
     pixels, labels = _files(stem)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
+        _sweep(folder)
+        mark = f"{_BUILDING}{socket.gethostname()}-{os.getpid()}-"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=mark) as scratch:
             half_pixels, half_labels = Path(scratch) / pixels.name, Path(scratch) / labels.name
             _write_faces(half_pixels, half_labels, key, plan)
             half_pixels.replace(pixels)
@@ -342,6 +346,19 @@ def _write(stem: Path, key: str, plan: _Plan) -> None:
         raise DataError(
             f"{folder}: expected a folder with room for {needed}, got {error} ({_free_text(folder)})"
         ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this machine left that were killed while they built: each is as large as a cache."""
+    mark = f"{_BUILDING}{socket.gethostname()}-"
+    for left in folder.glob(f"{mark}*"):
+        number = left.name.removeprefix(mark).split("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError, OverflowError):  # somebody else's, or not ours
+            continue
 
 
 def _write_faces(pixels: Path, labels: Path, key: str, plan: _Plan) -> None:

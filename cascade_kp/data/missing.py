@@ -16,7 +16,7 @@ from cascade_kp.errors import ConfigError, DataError, InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["fill_missing"]
+__all__ = ["fill_missing", "refuse_unlabelled"]
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def fill_missing(
     counts = labelled.sum(dim=1)
     if not counts.any():
         raise DataError(f"missing labels: expected at least one labelled face, got {n} without any label")
-    _refuse_unlabelled(labelled, names, f"{n} faces")
+    refuse_unlabelled(labelled, names, f"{n} faces")
     if policy == "mask":
         return _chosen(points, counts > 0)
     if policy == "drop":
@@ -108,7 +108,7 @@ def _filled(
             n,
         )
     labelled, to_upright = labelled[kept], to_upright[kept]
-    _refuse_unlabelled(labelled, names, f"{len(kept)} faces with at least 2 labels")
+    refuse_unlabelled(labelled, names, f"{len(kept)} faces with at least 2 labels")
     upright = torch.where(labelled[:, :, None], geometry.apply(to_upright, points.double()), torch.nan)
     if policy == "previous":
         values = upright.gather(0, _nearest_above(labelled)[:, :, None].expand(-1, -1, 2))
@@ -126,7 +126,17 @@ def _nearest_above(labelled: Tensor) -> Tensor:
     return torch.where(last >= 0, last, labelled.int().argmax(dim=0))
 
 
-def _refuse_unlabelled(labelled: Tensor, names: Sequence[str] | None, where: str) -> None:
+def refuse_unlabelled(labelled: Tensor, names: Sequence[str] | None, where: str) -> None:
+    """Make sure that every point is labelled somewhere.
+
+    Args:
+        labelled: (N, K) bool.
+        names: K names of the points, for the message.
+        where: what the N faces are, for the message.
+
+    Raises:
+        DataError: a point is labelled in none of them.
+    """
     nowhere = (~labelled.any(dim=0)).nonzero().flatten().tolist()
     if not nowhere:
         return

@@ -44,10 +44,6 @@ __all__ = [
 Table = dict[str, dict[str, float]]
 
 _CHUNK = 32
-_LICENCE = (
-    "weights: research use only, as the 300-W annotations they were trained on are for non-commercial research; "
-    "the pictures belong to their owners. Code: Apache-2.0"
-)
 _HOLDS = 0.68
 # The fitted jitter is a mixture: most crops are as far off as stage one's, some much further, so that no keypoint is
 # always in the same place or at the border.
@@ -60,7 +56,8 @@ def taken_from(start: Cascade | None, recipe: Recipe) -> set[str]:
         return set()
     ours, theirs = recipe.model, start.config
     taken = {"coarse"} if (ours.coarse, ours.margin) == (theirs.coarse, theirs.margin) else set()
-    if ours.boxes is not None and ours.boxes == theirs.boxes and list(ours.regions) == list(theirs.regions):
+    seen = [(model.margin, model.boxes, list(model.regions)) for model in (ours, theirs)]
+    if ours.boxes is not None and seen[0] == seen[1]:
         taken.add("boxes")
     return taken | {f"regions.{n}" for n, region in ours.regions.items() if region == theirs.regions.get(n)}
 
@@ -115,20 +112,25 @@ def assemble(recipe: Recipe, scheme: Scheme, faces: Faces, out: Path, start: Cas
 
 def stage_one_jitter(info: ModelInfo) -> tuple[JitterConfig, ...]:
     """How stage one's boxes were moved in the training of a model, as far as its file says."""
-    stored = info.recipe.get("coarse", {}).get("jitter", [])
-    return tuple(from_dict(JitterConfig, value) for value in stored) or (JitterConfig(shift=0.06, scale=0.1),)
+    coarse = info.recipe.get("coarse")
+    stored = coarse.get("jitter") if isinstance(coarse, dict) else None
+    if not isinstance(stored, list) or not stored:
+        return (JitterConfig(shift=0.06, scale=0.1),)
+    return tuple(from_dict(JitterConfig, value) for value in stored)
 
 
 def describe(
     cascade: Cascade, recipe: Recipe, faces: Faces, table: Table, start: tuple[Cascade, ModelInfo] | None = None
 ) -> ModelInfo:
     """What the model file will say of itself; its metrics are those on the validation faces."""
-    done = {"done": "trained from scratch", "by": f"cascade_kp {__version__}, recipe {recipe.name}"}
+    done: dict[str, Any] = {"done": "trained from scratch", "by": f"cascade_kp {__version__}, recipe {recipe.name}"}
     before: tuple[dict[str, Any], ...] = ()
     if start is not None:
-        taken = ", ".join(sorted(taken_from(start[0], recipe))) or "nothing"
-        done["done"] = f"trained from scratch, but for {taken}, taken from {start[1].name}"
-        before = start[1].history
+        other = start[1]
+        taken = ", ".join(sorted(taken_from(start[0], recipe)))
+        done["done"] = f"trained from scratch, but for {taken}, taken from {other.name}"
+        done["from"] = {"name": other.name, "recipe": other.recipe, "data": other.data, "licence": other.licence}
+        before = other.history
     sets = {"train": faces.train, "extra": faces.extra, "validation": faces.validation}
     return ModelInfo(
         name=recipe.name,
@@ -141,7 +143,7 @@ def describe(
             if pool is not None
         },
         metrics=({"protocol": protocol(cascade.scheme, len(faces.validation)), "nme": rounded(table)},),
-        licence=_LICENCE,
+        licence=recipe.licence or "not stated",
         history=(*before, done),
     )
 
@@ -150,9 +152,9 @@ def protocol(scheme: Scheme, count: int) -> str:
     """How the figures of :func:`validation_table` came about, in words."""
     unit = "inter-ocular NME" if scheme.inter_ocular is not None else "NME over the root of the box's area"
     return (
-        f"mean {unit} on the {count} validation faces that calibration used, none of them trained on; truth = tight "
-        "boxes of the labels, jitter = these moved as in training; coarse = stage one alone, points = regions cropped "
-        "round its points, boxes = in the box network's boxes, oracle = round the labels"
+        f"mean {unit} on the {count} validation faces that calibration used, none of them trained on here; truth = "
+        "tight boxes of the labels, jitter = these moved as in training; coarse = stage one alone, points = regions "
+        "cropped round its points, boxes = in the box network's boxes, oracle = round the labels"
     )
 
 
@@ -240,7 +242,8 @@ def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only
         lack = torch.where(known, lack, 0.0)
         gain = torch.where(known, gain, 0.0)
         share = (gain * lack).sum(dim=(0, 2)) / gain.square().sum(dim=(0, 2)).clamp_min(1e-12)
-        module.fusion.copy_(share.clamp(0.0, 1.0))
+        share = torch.where(known.any(dim=2).any(dim=0), share, torch.nan).clamp(0.0, 1.0)
+        module.fusion.copy_(torch.where(torch.isnan(share), _other(share), share))
         module.sigma_scale.fill_(1.0)
         second_sigma = torch.cat(refined_sigma[name])
         fused, sigma = cascade.fuse(name, first[:, members], first_sigma[:, members], second, second_sigma)
@@ -253,8 +256,12 @@ def _holding(ratio: Tensor) -> Tensor:
     A point without any label takes the median of the others.
     """
     scale = torch.nanquantile(ratio, _HOLDS, dim=0)
-    other = scale.nanmedian() if not torch.isnan(scale).all() else scale.new_ones(())
-    return torch.where(torch.isnan(scale), other, scale).clamp_min(1e-6)
+    return torch.where(torch.isnan(scale), _other(scale), scale).clamp_min(1e-6)
+
+
+def _other(values: Tensor) -> Tensor:
+    """What a point without any validation label takes: the median of the others, or 1 where there are none."""
+    return values.new_ones(()) if torch.isnan(values).all() else values.nanmedian()
 
 
 @torch.inference_mode()

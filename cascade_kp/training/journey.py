@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
+from cascade_kp import geometry
 from cascade_kp.data.cache import build_cache
+from cascade_kp.data.missing import refuse_unlabelled
 from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.errors import ConfigError, DataError
 from cascade_kp.models.cascade import Cascade
@@ -25,11 +28,12 @@ from cascade_kp.training.assemble import (
     validation_table,
     weights_in,
 )
+from cascade_kp.training.checkpoint import check_room
 from cascade_kp.training.loop import train_part
-from cascade_kp.training.parts import Faces, Pool, Sources, mean_shape, parts_of
+from cascade_kp.training.parts import Faces, Pool, Sources, parts_of, reference_shape
 from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
 from cascade_kp.training.validate import HeldOut
-from cascade_kp.weights import load_model, save_model
+from cascade_kp.weights import load_model, model_path, save_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,12 +43,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cascade_kp.config import MissingPolicy
+    from cascade_kp.weights import ModelInfo
 
 __all__ = ["Trained", "hold_out", "load_faces", "make_fabric", "train"]
 
 _log = logging.getLogger(__name__)
 
 _HELD_OUT = 0.1
+_MB = 1 << 20
 
 
 class Trained(NamedTuple):
@@ -102,35 +108,45 @@ def train(
         if name not in known:
             raise ConfigError(f"only: expected names among {sorted(known)}, got {name!r}")
     folder = Path(out)
+    path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
+    begun = _begun(start, path, chosen, scheme) if start is not None else None
+    check_room(path.parent, _MB)
     fabric = make_fabric(chosen.run)
     with fabric.rank_zero_first():  # which builds the caches
         faces = load_faces(chosen, scheme, Path(data), Path(splits), folder / "cache")
-    begun = load_model(start) if start is not None else None
-    taken = set[str]()
-    if begun is not None:
-        if begun[1].scheme != scheme:
-            raise ConfigError(f"start: expected a model of the scheme {scheme.name!r}, got {begun[1].scheme.name!r}")
-        taken = taken_from(begun[0], chosen)
-        if "coarse" in taken:
-            faces = dataclasses.replace(faces, reference=begun[0].coarse.reference)
+    first = begun[0] if begun is not None else None
+    taken = taken_from(first, chosen)
+    if first is not None and "coarse" in taken:
+        faces = dataclasses.replace(faces, reference=first.coarse.reference)
     config = chosen.data
     sources = Sources(faces.train, faces.extra, config.extra_share, config.extra_until)
     for name in known:
         if name in taken or (only and name not in only):
             continue
         if name.startswith("regions."):
-            weights = weights_in(folder, begun[0] if begun is not None else None, chosen)
+            weights = weights_in(folder, first, chosen)
             chosen = _placed(chosen, scheme, name.removeprefix("regions."), faces, weights)
         part, settings = parts_of(chosen, scheme)[name]
         validator = HeldOut(part, settings, faces.validation, scheme)
         train_part(fabric, part, settings, sources, folder, seed=chosen.seed, validator=validator, quiet=quiet)
     if only or not fabric.is_global_zero:
         return None
-    cascade = assemble(chosen, scheme, faces, folder, begun[0] if begun is not None else None)
+    cascade = assemble(chosen, scheme, faces, folder, first)
     table = validation_table(cascade, faces.validation, chosen.coarse.jitter)
-    path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
     save_model(path, cascade, describe(cascade, chosen, faces, table, begun))
     return Trained(path, table)
+
+
+def _begun(start: str | os.PathLike[str], save: Path, recipe: Recipe, scheme: Scheme) -> tuple[Cascade, ModelInfo]:
+    """The model that a training starts from, of which it can take something and which it does not overwrite."""
+    if save.exists() and save.samefile(model_path(start)):
+        raise ConfigError(f"save: expected another file than the model that is started from, got {save}")
+    cascade, info = load_model(start)
+    if info.scheme != scheme:
+        raise ConfigError(f"start: expected a model of the scheme {scheme.name!r}, got {info.scheme.name!r}")
+    if not taken_from(cascade, recipe):
+        raise ConfigError("start: expected a model of which the recipe configures some network alike, got none")
+    return cascade, info
 
 
 def make_fabric(run: RunConfig) -> Fabric:
@@ -140,7 +156,6 @@ def make_fabric(run: RunConfig) -> Fabric:
         ConfigError: no such device, or another number of processes than ``torchrun`` started.
     """
     from lightning_fabric import Fabric  # noqa: PLC0415 (takes seconds, and only training needs it)
-    from lightning_fabric.strategies.ddp import DDPStrategy  # noqa: PLC0415 (as above)
 
     devices, nodes = run.devices, run.nodes
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -155,8 +170,7 @@ def make_fabric(run: RunConfig) -> Fabric:
             devices=devices or 1,
             num_nodes=nodes or 1,
             precision=run.precision,
-            # Norms share their statistics already, so that buffers need no sending.
-            strategy=DDPStrategy(broadcast_buffers=False) if (devices or 1) * (nodes or 1) > 1 else "auto",
+            strategy="ddp" if (devices or 1) * (nodes or 1) > 1 else "auto",
         )
         fabric.launch()
     except (RuntimeError, ValueError, TypeError) as error:  # Fabric's own exceptions are among these
@@ -181,7 +195,12 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         DataError: a folder or list is missing or broken, the list names a face that is not there, or nothing is left
             to learn from or to validate on.
     """
-    held = set(read_split(splits / recipe.data.validation)) if recipe.data.validation else None
+    held = None
+    if recipe.data.validation:
+        listed = splits / recipe.data.validation
+        if not listed.is_file():
+            raise DataError(f"{listed}: expected the recipe's validation list there (--splits says where), got no file")
+        held = set(read_split(listed))
     train, validation, unseen = [], [], set(held or ())
     for folder in recipe.data.train:
         samples = read_300w(data / folder, scheme=scheme)
@@ -192,23 +211,58 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
         raise DataError(f"{recipe.data.validation}: names {len(unseen)} faces that are not there, as {min(unseen)}")
+    extra = [read_300w(data / folder, scheme=scheme) for folder in recipe.data.extra]
     for what, parts in (("to train on", train), ("for validation", validation)):
         if not sum(len(part) for part in parts):
             raise DataError(f"{data}: expected faces {what} in {list(recipe.data.train)}, got none")
+    refuse_overlap([*train, *extra], validation)
+    labels = torch.from_numpy(np.concatenate([part.keypoints for part in train]))
+    refuse_unlabelled(~torch.isnan(labels).any(dim=2), scheme.keypoints, f"the {len(labels)} faces to train on")
+    reference = reference_shape(labels, scheme.flip)
 
     def pool(parts: list[Samples], missing: MissingPolicy) -> Pool:
-        crops = build_cache(parts, cache, recipe.model.working_face_px, recipe.model.working_context)
+        placed = [_placeable(part, reference) for part in parts]
+        model = recipe.model
+        crops = build_cache(
+            [part for part, _ in placed],
+            cache,
+            model.working_face_px,
+            model.working_context,
+            boxes=[boxes for _, boxes in placed],
+        )
         return Pool.of(crops, reference, missing, scheme.keypoints)
 
-    first = build_cache(train, cache, recipe.model.working_face_px, recipe.model.working_context)
-    reference = mean_shape(first.keypoints, scheme.flip)
-    extra = [read_300w(data / folder, scheme=scheme) for folder in recipe.data.extra]
-    return Faces(
-        train=Pool.of(first, reference, recipe.data.missing, scheme.keypoints),
-        extra=pool(extra, recipe.data.missing) if extra else None,
-        validation=pool(validation, "mask"),
-        reference=reference,
-    )
+    policy = recipe.data.missing
+    return Faces(pool(train, policy), pool(extra, policy) if extra else None, pool(validation, "mask"), reference)
+
+
+def _placeable(samples: Samples, reference: Tensor) -> tuple[Samples, NDArray[np.float32]]:
+    """The faces whose whole box is known or can be estimated from what is labelled, and these (N, 4) boxes, px."""
+    whole = geometry.complete(torch.from_numpy(samples.keypoints), reference)
+    boxes = geometry.tight_box(whole)
+    known = ~torch.isnan(whole).flatten(1).all(dim=1) & ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) > 1.0)
+    if not known.all():
+        first = samples.paths[int((~known).nonzero()[0])]
+        _log.warning(
+            "%d faces have too few labels to be placed and are left out, such as %s", int((~known).sum()), first
+        )
+    kept = known.nonzero()[:, 0]
+    return samples.select(kept.tolist()), boxes[kept].numpy()
+
+
+def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> None:
+    """Make sure that no picture is on both sides.
+
+    Raises:
+        DataError: one is, with its name.
+    """
+    learnt = {os.path.realpath(path) for part in train for path in part.paths}
+    shared = sorted({path for part in validation for path in part.paths if os.path.realpath(path) in learnt})
+    if shared:
+        raise DataError(
+            f"data: expected validation pictures that are not trained on, got {len(shared)} that are, such as "
+            f"{shared[0]}; data folders must not lie inside each other"
+        )
 
 
 def hold_out(samples: Samples) -> NDArray[np.bool_]:

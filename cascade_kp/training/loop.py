@@ -325,7 +325,7 @@ def _resume(fabric: Fabric, state: State, path: Path, asked: dict[str, Any]) -> 
     """Go on from the checkpoint, if there is one."""
     saved = load_checkpoint(path) if fabric.is_global_zero else None
     saved = fabric.broadcast(saved) if fabric.world_size > 1 else saved
-    if saved is None:
+    if saved is None or saved["step"] == 0:  # nothing has been learnt yet: what was asked for before is no matter
         return
     changed = changes(saved["asked"], asked)
     if changed:
@@ -401,8 +401,11 @@ def _short_of_memory(fabric: Fabric, part: Part, config: PartConfig) -> Iterator
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if type(error) is RuntimeError and not ("alloc" in str(error) and "memory" in str(error)):
             raise
-        smaller = max(2, config.batch // 2 // fabric.world_size) * fabric.world_size
+        smaller = config.batch // 2 // fabric.world_size * fabric.world_size
+        advice = f"try --{part.name}.batch {smaller} (of retrain: --batch {smaller})"
+        if smaller < 2:
+            advice = "there is no smaller one; try a smaller network or another device"
         raise ModelError(
             f"{part.name}: expected a batch of {config.batch} to fit into the memory of {fabric.device}, got "
-            f"{type(error).__name__}; try --{part.name}.batch {smaller}"
+            f"{type(error).__name__}; {advice}"
         ) from error

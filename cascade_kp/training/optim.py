@@ -45,6 +45,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         self.config = config
         self.steps = steps
+        self.warmup = min(config.warmup, steps // 5)  # a short training is not all warm-up
         self.factor = 1.0
         self.best = math.inf
         self.stale = 0  # validations since the best one
@@ -59,10 +60,10 @@ class Schedule:
             if step < top:
                 return start + (1.0 - start) * _ease(step / top)
             return config.floor + (1.0 - config.floor) * _ease(1.0 - (step - top) / max(1.0, self.steps - top))
-        if step < config.warmup:
-            return (step + 1) / config.warmup
+        if step < self.warmup:
+            return (step + 1) / self.warmup
         if config.name == "cosine":
-            done = (step - config.warmup) / max(1, self.steps - config.warmup)
+            done = (step - self.warmup) / max(1, self.steps - self.warmup)
             return config.floor + (1.0 - config.floor) * _ease(1.0 - done)
         return self.factor if config.name == "plateau" else 1.0
 

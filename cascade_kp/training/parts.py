@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cascade_kp.training.recipe import PartConfig, Recipe
 
 _FEW = 4
+_ROUNDS = 10
 
 __all__ = [
     "Batch",
@@ -43,6 +44,7 @@ __all__ = [
     "mean_shape",
     "parts_of",
     "place",
+    "reference_shape",
     "region_part",
     "step_generator",
 ]
@@ -223,6 +225,21 @@ def mean_shape(keypoints: Tensor, flip: tuple[int, ...]) -> Tensor:
     shape = (shape + geometry.mirror_points(shape, 0.0, flip)) / 2
     box = geometry.tight_box(shape)
     return shape - (box[:2] + box[2:]) / 2
+
+
+def reference_shape(keypoints: Tensor, flip: tuple[int, ...]) -> Tensor:
+    """The mean shape of faces of which some are labelled in part only; arguments and result as of :func:`mean_shape`.
+
+    Of the faces that are labelled whole, where there are any: the box of a few points says nothing of the face's.
+    Otherwise shape and missing points are estimated from each other, in turn.
+    """
+    whole = ~torch.isnan(keypoints).flatten(1).any(dim=1)
+    if whole.any():
+        return mean_shape(keypoints[whole], flip)
+    shape = mean_shape(keypoints, flip)
+    for _ in range(_ROUNDS):
+        shape = mean_shape(geometry.complete(keypoints, shape), flip)
+    return shape
 
 
 def face_units(anchors: Tensor, scheme: Scheme) -> Tensor:

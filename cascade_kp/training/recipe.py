@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -18,7 +19,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from cascade_kp.config import CascadeConfig, JitterConfig, LossConfig, MissingPolicy, PhotometricConfig, from_dict
+from cascade_kp.config import (
+    CascadeConfig,
+    JitterConfig,
+    LossConfig,
+    MissingPolicy,
+    NetConfig,
+    PhotometricConfig,
+    from_dict,
+)
 from cascade_kp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,11 +38,13 @@ __all__ = [
     "OptimConfig",
     "PartConfig",
     "Recipe",
+    "RegionRecipe",
     "RunConfig",
     "ScheduleConfig",
     "available_recipes",
     "load_recipe",
     "override",
+    "region_recipe",
     "setting_names",
 ]
 
@@ -87,7 +98,7 @@ class OptimConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        _expect(self.lr > 0.0, "lr", "above 0", self.lr)
+        _expect(0.0 < self.lr < math.inf, "lr", "above 0 and finite", self.lr)
         for name in ("weight_decay", "clip"):
             _expect(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
         _expect(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1", self.momentum)
@@ -102,7 +113,7 @@ class ScheduleConfig:
     Attributes:
         name: ``cosine`` falls to ``floor`` along a cosine, ``one_cycle`` first rises along one, ``plateau`` falls
             when the validation error stands still, ``constant`` stays.
-        warmup: steps of linear warm-up before (``one_cycle`` has none: it rises itself).
+        warmup: steps of linear warm-up before, at most a fifth of all (``one_cycle`` has none: it rises itself).
         floor: smallest learning rate, as a share of the peak.
         rise: share of the steps in which ``one_cycle`` rises.
         patience: validations without a better one before ``plateau`` multiplies the rate by ``factor``.
@@ -211,6 +222,7 @@ class Recipe:
         boxes: training of the box network, where the model has one.
         regions: training of each specialist by region; a mirrored region has none of its own.
         run: on what it runs.
+        licence: of the weights and of the data they come from, as the model file will say it.
     """
 
     name: str
@@ -222,6 +234,7 @@ class Recipe:
     boxes: PartConfig = field(default_factory=PartConfig)
     regions: dict[str, PartConfig] = field(default_factory=dict)
     run: RunConfig = field(default_factory=RunConfig)
+    licence: str = ""
 
     def __post_init__(self) -> None:
         trained = sorted(name for name, region in self.model.regions.items() if not region.mirror)
@@ -232,6 +245,44 @@ class Recipe:
                 raise ConfigError(f"{name}.placement: expected 'given', which stage one needs, got 'fitted'")
 
 
+@dataclass(frozen=True)
+class RegionRecipe:
+    """How a region is retrained.
+
+    Attributes:
+        training: as in a recipe.
+        net: the specialist's network; None keeps the model's.
+        margin: side of its crop over the longer side of the region's box; None keeps the model's.
+        seed: of everything random.
+        run: on what it runs.
+    """
+
+    training: PartConfig
+    net: NetConfig | None = None
+    margin: float | None = None
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
+    """The recipe that retraining follows if nothing else is asked for.
+
+    Args:
+        scratch: for random weights to start from; otherwise gentler, for those of the model.
+        epochs: passes through the training faces.
+    """
+    lr = 3e-3 if scratch else 5e-4
+    training = PartConfig(
+        epochs=epochs if epochs is not None else 60 if scratch else 15,
+        optim=OptimConfig(lr=lr),
+        schedule=ScheduleConfig(name="one_cycle", rise=0.2, floor=0.002),
+        ema=0.995,
+        validate_every=250,
+        placement="fitted",
+    )
+    return RegionRecipe(training)
+
+
 def _expect(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: FBT001
     if not fine:
         raise ConfigError(f"{key}: expected {expected}, got {got!r}")
@@ -239,6 +290,10 @@ def _expect(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: 
 
 T = TypeVar("T")
 _SHARED = frozenset(f.name for f in dataclasses.fields(PartConfig))
+# Said for every network, these are meant for the ones that they exist for.
+_FOR_REGIONS, _FOR_COARSE = "placement", "non_faces"
+# An explicit one of the first makes another setting give way, which would win otherwise.
+_WINS: dict[str, tuple[str, object]] = {"steps": ("epochs", 0), "jitter": ("placement", "given")}
 
 
 def available_recipes() -> tuple[str, ...]:
@@ -281,9 +336,12 @@ def _spread(values: dict[str, Any]) -> dict[str, Any]:
         return result  # refused later, with the right words
     found = model.get("regions", {})
     trained = [n for n, r in found.items() if not (isinstance(r, dict) and r.get("mirror"))]
-    result["regions"] = {n: _merged(shared, regions.get(n, {})) for n in [*trained, *(set(regions) - set(trained))]}
+    own = {key: value for key, value in shared.items() if key != _FOR_COARSE}
+    result["regions"] = {n: _merged(own, regions.get(n, {})) for n in [*trained, *(set(regions) - set(trained))]}
+    own = {key: value for key, value in shared.items() if key != _FOR_REGIONS}
     for name in ("coarse", "boxes"):
-        result[name] = _merged(shared, result.get(name, {}))
+        result[name] = _merged(own, result.get(name, {}))
+        own = {key: value for key, value in own.items() if key != _FOR_COARSE}
     return result
 
 
@@ -311,17 +369,29 @@ def override(kind: type[T], values: dict[str, Any], overrides: Sequence[tuple[st
             near = difflib.get_close_matches(name, names, 1, 0.5)
             hint = f"; did you mean --{near[0]}?" if near else ""
             raise ConfigError(f"--{name}: unknown setting{hint}")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        value = _value(text)
         targets = [values]
         if name.split(".")[0] in _SHARED:
-            parts = ("coarse", "boxes", "training")
-            targets = [values[part] for part in parts if part in values] + list(values.get("regions", {}).values())
+            stages = {_FOR_REGIONS: (), _FOR_COARSE: ("coarse",)}.get(name, ("coarse", "boxes"))
+            regions = [] if name == _FOR_COARSE else list(values.get("regions", {}).values())
+            targets = [values[part] for part in (*stages, "training") if part in values] + regions
         for target in targets:
             _put(target, name, value)
+            table, _, last = name.rpartition(".")
+            if last in _WINS and not any(other == f"{table}.{_WINS[last][0]}".strip(".") for other, _ in overrides):
+                _put(target, f"{table}.{_WINS[last][0]}".strip("."), _WINS[last][1])
     return from_dict(kind, values)
+
+
+def _value(text: str) -> object:
+    """A TOML value; a number as other programs write it (``.001``); or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        try:
+            return float(text)
+        except ValueError:
+            return text
 
 
 def _put(target: dict[str, Any], name: str, value: object) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 
 from cascade_kp import __version__, geometry
-from cascade_kp.config import CascadeConfig, NetConfig, to_dict
-from cascade_kp.data.cache import build_cache
-from cascade_kp.data.missing import fill_missing
+from cascade_kp.config import CascadeConfig, to_dict
+from cascade_kp.data.cache import FaceCrops, build_cache
+from cascade_kp.data.missing import refuse_unlabelled
 from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.errors import ConfigError, DataError, ModelError
 from cascade_kp.models.cascade import Cascade
@@ -32,10 +31,11 @@ from cascade_kp.training.assemble import (
     stage_one_jitter,
     validation_table,
 )
-from cascade_kp.training.journey import hold_out, make_fabric
+from cascade_kp.training.checkpoint import check_room, replace_file
+from cascade_kp.training.journey import hold_out, make_fabric, refuse_overlap
 from cascade_kp.training.loop import averaged, train_part
 from cascade_kp.training.parts import Pool, Sources, region_part
-from cascade_kp.training.recipe import OptimConfig, PartConfig, RunConfig, ScheduleConfig
+from cascade_kp.training.recipe import RegionRecipe, region_recipe
 from cascade_kp.training.validate import HeldOut
 from cascade_kp.weights import ModelInfo, load_model, model_path, save_model, stored_tensors
 
@@ -46,49 +46,12 @@ if TYPE_CHECKING:
 
     from cascade_kp.schemes import Scheme
 
-__all__ = ["RegionRecipe", "Retrained", "region_recipe", "retrain_region"]
+__all__ = ["Retrained", "retrain_region"]
 
 _log = logging.getLogger(__name__)
 
+_TRAINING, _VALIDATION = "to train on", "for validation"
 _FEW = 20  # validation faces below which calibration is little more than a guess
-
-
-@dataclass(frozen=True)
-class RegionRecipe:
-    """How a region is retrained.
-
-    Attributes:
-        training: as in a recipe.
-        net: the specialist's network; None keeps the model's.
-        margin: side of its crop over the longer side of the region's box; None keeps the model's.
-        seed: of everything random.
-        run: on what it runs.
-    """
-
-    training: PartConfig
-    net: NetConfig | None = None
-    margin: float | None = None
-    seed: int = 0
-    run: RunConfig = field(default_factory=RunConfig)
-
-
-def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
-    """The recipe that retraining follows if nothing else is asked for.
-
-    Args:
-        scratch: for random weights to start from; otherwise gentler, for those of the model.
-        epochs: passes through the training faces.
-    """
-    lr = 3e-3 if scratch else 5e-4
-    training = PartConfig(
-        epochs=epochs if epochs is not None else 60 if scratch else 15,
-        optim=OptimConfig(lr=lr),
-        schedule=ScheduleConfig(name="one_cycle", rise=0.2, floor=0.002),
-        ema=0.995,
-        validate_every=250,
-        placement="fitted",
-    )
-    return RegionRecipe(training)
 
 
 class Retrained(NamedTuple):
@@ -126,7 +89,7 @@ def retrain_region(  # noqa: PLR0913 (all but the first are keyword-only)
     validation: str | os.PathLike[str] | None = None,
     work: str | os.PathLike[str] | None = None,
     quiet: bool = False,
-) -> Retrained:
+) -> Retrained | None:
     """Train one region's specialist anew; every tensor outside the region stays bit for bit the same.
 
     What was begun in ``work`` is gone on with, to the same end.
@@ -148,7 +111,7 @@ def retrain_region(  # noqa: PLR0913 (all but the first are keyword-only)
         quiet: show no progress.
 
     Returns:
-        The new file and the report, before against after.
+        The new file and the report, before against after; None in every process but the first.
 
     Raises:
         ModelError: no such model, ``out`` exists or cannot be written, or training went wrong.
@@ -160,6 +123,9 @@ def retrain_region(  # noqa: PLR0913 (all but the first are keyword-only)
         raise ModelError(f"{target}: expected the name of a new file, got one that exists; nothing is overwritten")
     if not target.absolute().parent.is_dir():
         raise ModelError(f"{target}: expected a folder to write to, got {target.absolute().parent}, which is none")
+    check_room(target.absolute().parent, 2 * source.stat().st_size)
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs: expected at least 1, got {epochs}")
     cascade, info = load_model(source)
     if region not in cascade.regions:
         raise ConfigError(f"region: expected one of {list(cascade.regions)}, got {region!r}")
@@ -205,28 +171,35 @@ def retrain_region(  # noqa: PLR0913 (all but the first are keyword-only)
         unplaced,
         protocol(info.scheme, len(held)),
     )
-    if fabric.is_global_zero:
-        history = {
-            "done": f"retrained region {region} " + ("from scratch" if fresh else "from its former weights"),
-            "by": f"cascade_kp {__version__}",
-            "from": {"name": info.name, "parts": stored_tensors(source)[1]},
-            "recipe": to_dict(dataclasses.replace(chosen, training=training)),
-            "data": {
-                "train": {"faces": len(train), "sha256": train.crops.fingerprint()},
-                "validation": {"faces": len(held), "sha256": held.crops.fingerprint()},
-            },
-            "nme_before": rounded(before),
-            "metrics_before": list(info.metrics),
-        }
-        metrics = {"protocol": report.protocol, "nme": rounded(after)}
-        told = dataclasses.replace(
-            info, name=target.stem, config=config, metrics=(metrics,), history=(*info.history, history)
-        )
-        _save(target, source, changed, told, region)
-        (folder / f"report-{region}.json").write_text(
-            json.dumps(report._asdict() | {"path": str(target)}, indent=1) + "\n"
-        )
     fabric.barrier()
+    if not fabric.is_global_zero:
+        return None
+    history = {
+        "done": f"retrained region {region} " + ("from scratch" if fresh else "from its former weights"),
+        "by": f"cascade_kp {__version__}",
+        "from": {"name": info.name, "parts": stored_tensors(source)[1]},
+        "recipe": to_dict(dataclasses.replace(chosen, training=training)),
+        "data": {
+            "train": {"faces": len(train), "sha256": train.crops.fingerprint()},
+            "validation": {"faces": len(held), "sha256": held.crops.fingerprint()},
+        },
+        "nme_before": rounded(before),
+        "metrics_before": list(info.metrics),
+    }
+    stored = dict(info.recipe)
+    if "model" in stored:
+        stored["model"] = to_dict(config)  # what the file says of its networks in one place holds in the other
+    told = dataclasses.replace(
+        info,
+        name=target.stem,
+        config=config,
+        recipe=stored,
+        metrics=({"protocol": report.protocol, "nme": rounded(after)},),
+        history=(*info.history, history),
+    )
+    _save(target, source, changed, told, region)
+    said = {**report._asdict(), "path": str(target), "before": rounded(before), "after": rounded(after)}
+    replace_file(folder / f"report-{region}.json", (json.dumps(said, indent=1, allow_nan=False) + "\n").encode())
     return report
 
 
@@ -255,8 +228,9 @@ def _read(
     scheme = cascade.scheme
     read = [read_300w(folder, scheme=scheme, region=region) for folder in folders]
     train, held = _split(read, validation, scheme, region)
+    refuse_overlap(train, held)
     pools, unplaced = [], []
-    for what, samples in (("to train on", train), ("for validation", held)):
+    for what, samples in ((_TRAINING, train), (_VALIDATION, held)):
         pool, lost = _pool(source, cascade, region, samples, cache, what)
         pools.append(pool)
         unplaced += lost
@@ -273,21 +247,29 @@ def _split(
     elif Path(validation).is_dir():
         return read, [read_300w(validation, scheme=scheme, region=region)]
     else:
-        names = read_split(validation)
-        places = [[Path(s.root, name).absolute().as_posix() for name in s.names] for s in read]
-        # A list's names are relative to some folder above the data: the longest common end decides.
-        ends = {f"/{name}" for name in names}
-        lengths = Counter(end.count("/") for end in ends)
-        inside = [
-            np.array([any("/" + "/".join(p.split("/")[-n:]) in ends for n in lengths) for p in row], bool)
-            for row in places
-        ]
-        if not any(mask.any() for mask in inside):
-            raise DataError(f"{validation}: expected names of faces in the data, got {len(names)}, none of them there")
+        inside = _listed(read, validation)
     return (
         [s.select(np.flatnonzero(~mask)) for s, mask in zip(read, inside, strict=True)],
         [s.select(np.flatnonzero(mask)) for s, mask in zip(read, inside, strict=True)],
     )
+
+
+def _listed(read: list[Samples], path: str | os.PathLike[str]) -> list[NDArray[np.bool_]]:
+    """Which faces a split list names; its names are the ends of the faces' paths, as many folders as they have."""
+    names = read_split(path)
+    places = [[Path(samples.root, name).absolute().parts for name in samples.names] for samples in read]
+    inside = [np.zeros(len(samples), bool) for samples in read]
+    ends: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+    for length in {len(Path(name).parts) for name in names}:
+        for i, row in enumerate(places):
+            for j, parts in enumerate(row):
+                ends.setdefault(parts[-length:], []).append((i, j))
+    for name in names:
+        found = ends.get(Path(name).parts, [])
+        if len(found) != 1:
+            raise DataError(f"{path}: expected names of one face each in the data, got {name!r}, of {len(found)} faces")
+        inside[found[0][0]][found[0][1]] = True
+    return inside
 
 
 def _pool(
@@ -322,21 +304,45 @@ def _pool(
         _log.warning("%d faces were not found where their labels are, such as %s", len(lost), lost[0])
     if not anchors:
         seen = sum(len(samples) for samples in parts)
+        hint = "; one picture alone cannot be split: give others by validation=" if seen == 0 else ""
         raise DataError(
-            f"data: expected faces {what} with labels of {region!r}, got none among {seen}, {len(lost)} not found"
+            f"data: expected faces {what} with labels of {region!r}, got none among {seen}, {len(lost)} not found{hint}"
         )
     placed = np.stack(anchors)
     boxes = np.concatenate([placed.min(axis=1), placed.max(axis=1)], axis=1)
     cuts = np.cumsum([len(samples) for samples in kept])[:-1]
     crops = build_cache(kept, cache, config.working_face_px, config.working_context, boxes=np.split(boxes, cuts))
     inside = geometry.apply(geometry.invert(crops.to_image), torch.from_numpy(placed))
-    names = [scheme.keypoints[i] for i in members]
-    own = torch.where(
-        torch.isnan(crops.keypoints[:, members]), crops.keypoints[:, mirrored], crops.keypoints[:, members]
-    )
-    fill_missing(own, "mask", cascade.coarse.reference[members], names=names)  # refuses a point without any label
+    points = crops.keypoints
     rolls = geometry.roll_angle(inside, cascade.coarse.reference)
-    return Pool(crops, np.arange(len(crops)), crops.keypoints, inside, rolls), lost
+    pool = Pool(crops, np.arange(len(crops)), points, inside, rolls)
+    if what == _VALIDATION:
+        # Training mirrors crops; calibration looks at the region itself, so that such faces are mirrored whole.
+        other = torch.isnan(points[:, members]).all(dim=2).all(dim=1)
+        pool = _mirrored(pool, other, scheme) if other.any() else pool
+    own, twin = (~torch.isnan(pool.points[:, ids]).any(dim=2) for ids in (members, mirrored))
+    labelled = own if what == _VALIDATION else own | twin
+    refuse_unlabelled(labelled, [scheme.keypoints[i] for i in members], f"the {len(crops)} faces {what}")
+    return pool, lost
+
+
+def _mirrored(pool: Pool, chosen: Tensor, scheme: Scheme) -> Pool:
+    """The pool with some of its faces mirrored, left and right exchanged; their pixels are copied into memory."""
+    canvases = np.array(pool.crops.canvases)
+    rows = chosen.numpy()
+    canvases[rows] = canvases[rows, :, ::-1]
+    width = float(canvases.shape[2])
+
+    def points(values: Tensor) -> Tensor:
+        flipped = geometry.mirror_points(values, width, scheme.flip)
+        return torch.where(chosen[:, None, None], flipped, values)
+
+    matrix = torch.where(
+        chosen[:, None, None], geometry.flip_frames(pool.crops.to_image, int(width)), pool.crops.to_image
+    )
+    crops = FaceCrops(canvases, points(pool.crops.keypoints), matrix, pool.crops.names)
+    rolls = torch.where(chosen, -pool.rolls, pool.rolls)
+    return Pool(crops, pool.rows, points(pool.points), points(pool.anchors), rolls)
 
 
 def _found(
@@ -368,7 +374,7 @@ def _save(target: Path, source: Path, cascade: Cascade, info: ModelInfo, region:
             kept[key] = value
         elif key in new:
             kept[key] = new[key].to(value.dtype).contiguous()
-    save_model(target, cascade, info, common, stored=kept)
+    save_model(target, cascade, info, common, stored=kept, overwrite=False)
     written = stored_tensors(target)[1]
     differing = [name for name in digests if name != f"regions.{region}" and written.get(name) != digests[name]]
     if differing:

@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from training_case import RECIPE, SCHEME
+from training_case import HELD_OUT, RECIPE, SCHEME
 
+from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, RegionConfig, from_dict
 from cascade_kp.data.readers import read_300w
 from cascade_kp.data.synthetic import write_synthetic
@@ -26,7 +27,7 @@ from cascade_kp.training.assemble import (
     validation_table,
 )
 from cascade_kp.training.journey import hold_out, load_faces, train
-from cascade_kp.training.parts import mean_shape
+from cascade_kp.training.parts import mean_shape, reference_shape
 from cascade_kp.training.recipe import DataConfig, Recipe
 from cascade_kp.weights import load_model
 
@@ -50,11 +51,40 @@ class TestFaces:
         assert faces.extra is None
 
     def test_the_reference_is_of_the_training_faces(self, faces):
-        torch.testing.assert_close(faces.reference, mean_shape(faces.train.crops.keypoints, SCHEME.flip))
+        expected = mean_shape(faces.train.crops.keypoints, SCHEME.flip)
+        torch.testing.assert_close(faces.reference, expected, atol=1e-3, rtol=0)  # working crops are rounded to pixels
 
     def test_extra_faces(self, data):
-        recipe = with_data(extra=("synthetic/testset",))
-        assert len(load_faces(recipe, SCHEME, data, data, data / "cache").extra) == 16
+        recipe = with_data(extra=("synthetic/trainset",))
+        assert len(load_faces(recipe, SCHEME, data, data, data / "cache").extra) == 48
+
+    def test_a_picture_on_both_sides_is_refused(self, data):
+        with pytest.raises(DataError, match=r"validation pictures that are not trained on, got 16 that are, such as"):
+            load_faces(with_data(extra=("synthetic/testset",)), SCHEME, data, data, data / "cache")
+
+    def test_faces_that_are_labelled_in_part_are_placed_like_whole_ones(self, data, faces, tmp_path):
+        """Every second face has labels of the mouth only: its crop is still that of a face."""
+        shutil.copytree(data / "synthetic", tmp_path / "synthetic")
+        some = sorted((tmp_path / "synthetic" / "trainset").glob("*.pts"))[::2]
+        for path in some:
+            points = read_pts(path)
+            points[:48] = np.nan
+            write_pts(path, points)
+        loaded = load_faces(RECIPE, SCHEME, tmp_path, data, tmp_path / "cache")
+        assert len(loaded.train) == len(faces.train)
+        torch.testing.assert_close(loaded.reference, faces.reference, atol=0.02, rtol=0)
+        partly = torch.isnan(loaded.train.points).any(dim=2).any(dim=1)
+        assert int(partly.sum()) == len(some)
+        sides = [(b[2:] - b[:2]).max() for b in geometry.tight_box(loaded.train.anchors)]
+        assert 36 < float(torch.stack(sides)[partly].mean()) < 60  # working_face_px is 48
+        assert not torch.isnan(loaded.train.anchors).any()
+
+    def test_without_a_whole_face_shape_and_missing_points_come_from_each_other(self, faces):
+        points = faces.train.crops.keypoints.clone()
+        points[::2, :17] = torch.nan
+        points[1::2, 48:] = torch.nan
+        shape = reference_shape(points, SCHEME.flip)
+        torch.testing.assert_close(shape, faces.reference, atol=0.05, rtol=0)
 
     def test_a_list_that_names_missing_faces_is_refused(self, data, tmp_path):
         (tmp_path / "held.txt").write_text("synthetic/testset/face-3\nsynthetic/testset/face-999\nother/x\n")
@@ -209,8 +239,6 @@ class TestAssemble:
         modes = ("coarse", "points", "boxes", "oracle")
         assert list(table) == [f"{boxes} {mode}" for boxes in ("truth", "jitter") for mode in modes]
         pool = faces.validation
-        from cascade_kp import geometry
-
         out = cascade(pool.crops.images(list(range(16))), geometry.tight_box(pool.anchors), region_boxes="boxes")
         by_hand = nme(out.keypoints.numpy(), pool.points.numpy(), SCHEME, "inter_ocular").mean()
         assert table["truth boxes"]["all"] == pytest.approx(float(by_hand), rel=1e-4)
@@ -264,8 +292,6 @@ def assemble_known(cascade, pool, members):
             points = pool.points[index]
             frames = self.coarse.frames_of_points(points)
             said = super().stages(images, boxes, refine=False)
-            from cascade_kp import geometry
-
             inside = geometry.apply(geometry.invert(frames), points[:, members])
             box = geometry.tight_box(inside)
             centre, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2

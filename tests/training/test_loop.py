@@ -158,7 +158,8 @@ class TestJournals:
 
     def test_early_stopping_keeps_the_best(self, fabric, faces, tmp_path):
         config = dataclasses.replace(SHORT, steps=40, validate_every=2, patience=3)
-        state = run(fabric, config, faces, tmp_path, validator=Constant([0.5, 0.4, 0.3, 0.31, 0.32, 0.33, 0.1]))
+        errors = Constant([0.5, 0.4, 0.3, 0.31, 0.32, 0.33, 0.1])
+        state = run(fabric, config, faces, tmp_path, validator=errors)
         assert (state["step"], state["finished"]) == (12, True)
         short = run(fabric, dataclasses.replace(config, patience=0, steps=40), faces, tmp_path / "whole")
         assert short["step"] == 40
@@ -293,7 +294,8 @@ class TestBadInput:
 
         monkeypatch.setattr(loop, "draw_batch", greedy)
         with pytest.raises(
-            ModelError, match=r"coarse: expected a batch of 4 to fit into the memory of cpu.*--coarse.batch 2"
+            ModelError,
+            match=r"coarse: expected a batch of 4 to fit into the memory of cpu.*--coarse.batch 2 \(of",
         ):
             run(fabric, SHORT, faces, tmp_path)
 
@@ -304,6 +306,20 @@ class TestBadInput:
             loop._short_of_memory(fabric, parts_of(RECIPE, SCHEME)["coarse"][0], SHORT),
         ):
             huge.new_empty(1 << 50)
+
+    def test_the_smallest_batch(self, fabric):
+        part = parts_of(RECIPE, SCHEME)["coarse"][0]
+        least = dataclasses.replace(SHORT, batch=2)
+        with pytest.raises(ModelError, match="there is no smaller one"), loop._short_of_memory(fabric, part, least):
+            raise MemoryError
+
+    def test_a_checkpoint_without_any_step_gives_way(self, fabric, faces, tmp_path, monkeypatch):
+        """What is advised after a failure in the first step, a smaller batch, can be followed."""
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "draw_batch", lambda *_args, **_named: [].pop())
+            with pytest.raises(IndexError):
+                run(fabric, SHORT, faces, tmp_path)
+        assert run(fabric, dataclasses.replace(SHORT, batch=2), faces, tmp_path)["step"] == 12
 
     def test_other_errors_pass(self, fabric):
         with (

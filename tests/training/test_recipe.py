@@ -114,6 +114,7 @@ class TestOverrides:
             ("data.train", '["x", "y"]', ("x", "y")),
             ("run.precision", "bf16-mixed", "bf16-mixed"),
             ("model.boxes.head", "direct", "direct"),
+            ("coarse.optim.lr", ".001", 0.001),
         ],
     )
     def test_values_of_every_kind(self, path, name, text, got):
@@ -126,6 +127,16 @@ class TestOverrides:
         recipe = load_recipe(path, [("jitter", "[{ shift = 0.5, upright = true }, { share = 2 }]")])
         expected = (JitterConfig(shift=0.5, upright=True), JitterConfig(share=2.0))
         assert recipe.coarse.jitter == recipe.regions["mouth"].jitter == expected
+
+    def test_what_is_said_outright_makes_what_would_win_give_way(self, path):
+        assert load_recipe(path, [("epochs", "3"), ("coarse.steps", "7")]).coarse.epochs == 0
+        assert load_recipe(path, [("steps", "7"), ("epochs", "3")]).coarse.epochs == 3
+        fitted = [("placement", "fitted")]
+        assert load_recipe(path, fitted).regions["mouth"].placement == "fitted"
+        assert load_recipe(path, fitted).coarse.placement == "given"  # which has no other
+        moved = load_recipe(path, [*fitted, ("regions.mouth.jitter", "[{ shift = 0.5 }]")])
+        assert [part.placement for part in moved.regions.values()] == ["fitted", "given"]
+        assert load_recipe(path, [("non_faces", "0.25")]).regions["mouth"].non_faces == 0.0
 
     @pytest.mark.parametrize(
         ("name", "near"),
@@ -150,7 +161,7 @@ class TestOverrides:
             ("regions.mouth.loss.name", "wings", r"regions.mouth.loss.name: expected one of \['wing'"),
             ("optim", "3", r"optim: expected a table, got int"),
             ("optim.lr.x", "3", r"unknown setting"),
-            ("coarse.optim.lr", "0", r"coarse.optim.lr: expected above 0, got 0"),
+            ("coarse.optim.lr", "0", r"coarse.optim.lr: expected above 0 and finite, got 0"),
         ],
     )
     def test_types_are_checked(self, path, name, text, message):
