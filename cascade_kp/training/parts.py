@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cascade_kp.training.recipe import PartConfig, Recipe
 
 _FEW = 4
-_ROUNDS = 10
+_ROUNDS = 40
 
 __all__ = [
     "Batch",

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from training_case import HELD_OUT, RECIPE, SCHEME
+from training_case import RECIPE, SCHEME
 
 from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, RegionConfig, from_dict
