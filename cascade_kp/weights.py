@@ -160,10 +160,9 @@ def save_model(
             half = Path(scratch) / target.name
             save_file(tensors, half, {_KEY: text})
             half.chmod(0o644)
-            if overwrite:
-                half.replace(target)
-            else:
-                os.link(half, target)  # fails where there is a file, however late it came
+            if not overwrite:
+                target.open("xb").close()  # fails where there is a file, however late it came
+            half.replace(target)
     except FileExistsError as error:
         raise ModelError(
             f"{target}: expected the name of a new file, got one that exists; nothing is overwritten"
