@@ -56,6 +56,7 @@ class Trainee(nn.Module):
     Attributes:
         net: the network.
         loss: of its points; may have parameters of its own, which serve training only.
+        by_face: (N,) the points' loss of each face of the last batch.
     """
 
     def __init__(self, part: Part, config: PartConfig) -> None:
@@ -63,6 +64,7 @@ class Trainee(nn.Module):
         self.net = KeypointNet(part.net, part.outputs, face_score=part.judges)
         self.net.to(memory_format=torch.channels_last)
         self.loss = make_loss(config.loss, part.net.head, part.outputs)
+        self.by_face = torch.zeros(0)
 
     def forward(self, images: Tensor, targets: Tensor, face: Tensor) -> Tensor:
         """The sums over labels of the points', the uncertainty's and the face score's loss, (3,)."""
@@ -71,7 +73,9 @@ class Trainee(nn.Module):
         if self.loss.trains_sigma:
             doubt = doubt.detach()  # a figure only
         judged = F.binary_cross_entropy_with_logits(said.face.float(), face, reduction="sum")
-        return torch.stack([self.loss(said, targets).sum(), doubt, judged])
+        values = self.loss(said, targets)
+        self.by_face = values.detach().sum(dim=1)
+        return torch.stack([values.sum(), doubt, judged])
 
 
 def _weights(part: Part, config: PartConfig) -> Tensor:
@@ -245,7 +249,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
             cheap = fabric.device.type == "cpu" and fabric.world_size == 1
             if not (validates or cheap or state.step % _LOOK_EVERY == 0):
                 continue
-            for loss in losses.check(state.step):
+            for loss in losses.check(state.step, state.trainee.by_face):
                 if journal is not None:
                     journal.advance(loss)
             stops = bool(_total(fabric, torch.tensor(float(interrupt.asked), device=fabric.device)))
@@ -374,8 +378,12 @@ class _Losses:
         """Take the loss of a step, this process's share."""
         self._open.append(loss)
 
-    def check(self, step: int) -> list[float]:
+    def check(self, step: int, by_face: Tensor) -> list[float]:
         """The losses since the last check, up to that of the step before ``step``.
+
+        Args:
+            step: the next one.
+            by_face: (n,) losses of this process's faces in the step before.
 
         Raises:
             ModelError: one of them is no number.
@@ -385,6 +393,9 @@ class _Losses:
         for number, loss in enumerate(losses, start=step - len(losses)):
             if not math.isfinite(loss):
                 pool, indices = self._sources.at(number, self._steps, self._batch, self._seed)
+                guilty = (~torch.isfinite(by_face)).nonzero()[:, 0].cpu().numpy()
+                if number == step - 1 and len(guilty):
+                    indices = indices[guilty + len(by_face) * self._fabric.global_rank]
                 names = ", ".join(dict.fromkeys(pool.names(indices)))
                 raise ModelError(
                     f"{self._part.name}: expected a loss that is a number, got {loss} at step {number} on the samples "

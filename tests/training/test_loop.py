@@ -252,6 +252,21 @@ class TestBadInput:
         assert kept["step"] == 5
         assert all(torch.isfinite(value).all() for value in kept["trainee"].values())
 
+    def test_only_the_samples_whose_loss_is_no_number_are_named(self, fabric, faces, tmp_path, monkeypatch):
+        draw_batch = loop.draw_batch
+
+        def spoilt(*arguments, **named):
+            batch = draw_batch(*arguments, **named)
+            batch.targets[2] = math.inf
+            return batch
+
+        monkeypatch.setattr(loop, "draw_batch", spoilt)
+        plain = dataclasses.replace(SHORT, non_faces=0.0)
+        with pytest.raises(ModelError, match=r"got (nan|inf) at step 0 on the samples [^,]*\. The last") as error:
+            run(fabric, plain, faces, tmp_path)
+        pool, indices = Sources(faces.train).at(0, 12, 4, "1 coarse")
+        assert pool.names(indices[2:3])[0] in str(error.value)
+
     def test_a_loss_that_becomes_no_number_by_itself(self, fabric, faces, tmp_path):
         wild = dataclasses.replace(SHORT, optim=OptimConfig(name="sgd", lr=1e30, clip=0), steps=50)
         with pytest.raises(ModelError, match=r"expected a loss that is a number"):
