@@ -505,7 +505,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
             return found[:: math.ceil(len(found) / 9)]
     # So narrow that the logarithm is nearly straight.
     power = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step = power * max(m for m in (1, 2, 5) if m * power <= (high - low) / 3)
+    step = power * max((m for m in (1, 2, 5) if m * power <= (high - low) / 3), default=1)  # 0.3 / 3 is below 0.1
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cascade_kp.data.synthetic import synthetic_faces
@@ -365,6 +365,7 @@ def test_the_best_validation_is_marked():
 
 
 @settings(max_examples=300, deadline=None)
+@example(low=1 / 3, ratio=1.9)
 @given(low=st.floats(1e-12, 1e12), ratio=st.floats(1.06, 1e6))
 def test_ticks_are_few_and_round(low, ratio):
     ticks = module._round_numbers(low, low * ratio)
