@@ -233,7 +233,8 @@ class LossConfig:
         curvature: how sharp the logarithm of ``wing`` and ``soft_wing`` is.
         reach: weight of the logarithm of ``soft_wing`` beyond the width, where its slope at an error ``x`` is
             ``reach / (curvature + x)``. As published, in px of a 256 px crop: width 2, reach 20, curvature 0.5.
-        spread_weight: weight of the distribution's variance in ``star``; 80 holds it at about 5 % of the crop.
+        spread_weight: weight of the distribution's variance in ``star``; the authors' 1, on coordinates from -1 to 1,
+            is 4 here.
         bin_sigma: standard deviation of the target distribution of ``simcc``, in bins.
         sigma_weight: weight of the uncertainty's own loss; ``rle`` trains it with the points and takes no other.
         face_weight: weight of the face score's loss.
@@ -243,7 +244,7 @@ class LossConfig:
     width: float = 0.04
     curvature: float = 0.008
     reach: float = 0.12
-    spread_weight: float = 80.0
+    spread_weight: float = 1.0
     bin_sigma: float = 3.0
     sigma_weight: float = 0.003
     face_weight: float = 0.02
