@@ -24,6 +24,7 @@ __all__ = [
     "PhotometricConfig",
     "RegionConfig",
     "TrunkConfig",
+    "check",
     "from_dict",
     "to_dict",
 ]
@@ -49,9 +50,9 @@ class TrunkConfig:
     stages: int = 4
 
     def __post_init__(self) -> None:
-        _check(self.depth in (18, 34, 50), "depth", "18, 34 or 50", self.depth)
-        _check(self.width >= 1, "width", "at least 1", self.width)
-        _check(1 <= self.stages <= 4, "stages", "1 to 4", self.stages)
+        check(self.depth in (18, 34, 50), "depth", "18, 34 or 50", self.depth)
+        check(self.width >= 1, "width", "at least 1", self.width)
+        check(1 <= self.stages <= 4, "stages", "1 to 4", self.stages)
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ class NetConfig:
     def __post_init__(self) -> None:
         stride = 2 ** (self.trunk.stages + 1)
         fits = stride <= self.input_px <= 1024 and self.input_px % stride == 0
-        _check(fits, "input_px", f"a multiple of {stride}, at most 1024", self.input_px)
+        check(fits, "input_px", f"a multiple of {stride}, at most 1024", self.input_px)
         heads = ("soft_argmax", "simcc", "direct")
-        _check(self.head in heads, "head", "'soft_argmax', 'simcc' or 'direct'", self.head)
-        _check(self.head_width >= 1, "head_width", "at least 1", self.head_width)
-        _check(1 <= self.bins_per_px <= 8, "bins_per_px", "1 to 8", self.bins_per_px)
+        check(self.head in heads, "head", "'soft_argmax', 'simcc' or 'direct'", self.head)
+        check(self.head_width >= 1, "head_width", "at least 1", self.head_width)
+        check(1 <= self.bins_per_px <= 8, "bins_per_px", "1 to 8", self.bins_per_px)
         if self.head == "soft_argmax":
             strides = [2 ** (i + 2) for i in range(self.trunk.stages)]
-            _check(self.head_stride in strides, "head_stride", f"one of {strides}", self.head_stride)
+            check(self.head_stride in strides, "head_stride", f"one of {strides}", self.head_stride)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class RegionConfig:
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        _check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
+        check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,19 @@ class CascadeConfig:
     max_doubt: float | None = None
 
     def __post_init__(self) -> None:
-        _check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
-        _check(1 <= self.passes <= 4, "passes", "1 to 4", self.passes)
-        _check(self.region_boxes in ("points", "boxes"), "region_boxes", "'points' or 'boxes'", self.region_boxes)
-        _check(
+        check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
+        check(1 <= self.passes <= 4, "passes", "1 to 4", self.passes)
+        check(self.region_boxes in ("points", "boxes"), "region_boxes", "'points' or 'boxes'", self.region_boxes)
+        check(
             self.boxes is not None or self.region_boxes == "points",
             "region_boxes",
             "'points' when there is no [boxes] network",
             self.region_boxes,
         )
-        _check(self.boxes is None or bool(self.regions), "boxes", "a model with regions", "no regions")
-        _check(32 <= self.working_face_px <= 1024, "working_face_px", "32 to 1024", self.working_face_px)
-        _check(1.0 <= self.working_context <= 4.0, "working_context", "1 to 4", self.working_context)
-        _check(self.max_doubt is None or self.max_doubt > 0.0, "max_doubt", "above 0", self.max_doubt)
+        check(self.boxes is None or bool(self.regions), "boxes", "a model with regions", "no regions")
+        check(32 <= self.working_face_px <= 1024, "working_face_px", "32 to 1024", self.working_face_px)
+        check(1.0 <= self.working_context <= 4.0, "working_context", "1 to 4", self.working_context)
+        check(self.max_doubt is None or self.max_doubt > 0.0, "max_doubt", "above 0", self.max_doubt)
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,8 @@ class PhotometricConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(self, ("grey", "blur", "poisson", "salt_pepper", "salt_pepper_share", "jpeg", "erase"))
-        _check(self.poisson_photons > 0, "poisson_photons", "above 0", self.poisson_photons)
-        _check(1 <= self.jpeg_quality <= 95, "jpeg_quality", "1 to 95", self.jpeg_quality)
+        check(self.poisson_photons > 0, "poisson_photons", "above 0", self.poisson_photons)
+        check(1 <= self.jpeg_quality <= 95, "jpeg_quality", "1 to 95", self.jpeg_quality)
 
 
 @dataclass(frozen=True)
@@ -251,21 +252,22 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "curvature", "reach", "bin_sigma"):
-            _check(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
+            check(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
         for name in ("spread_weight", "sigma_weight", "face_weight"):
-            _check(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
+            check(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
         steep = self.reach > self.width + self.curvature
-        _check(steep, "reach", f"above width + curvature, {self.width + self.curvature:g}", self.reach)
+        check(steep, "reach", f"above width + curvature, {self.width + self.curvature:g}", self.reach)
 
 
 def _check_numbers(config: Any, probabilities: tuple[str, ...]) -> None:  # noqa: ANN401 (any of the dataclasses)
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        _check(value >= 0.0, f.name, "at least 0", value)
-        _check(f.name not in probabilities or value <= 1.0, f.name, "a probability, 0 to 1", value)
+        check(value >= 0.0, f.name, "at least 0", value)
+        check(f.name not in probabilities or value <= 1.0, f.name, "a probability, 0 to 1", value)
 
 
-def _check(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: FBT001
+def check(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: FBT001
+    """Refuse a setting's value: raises ConfigError unless it is fine, saying what was expected and what came."""
     if not fine:
         raise ConfigError(f"{key}: expected {expected}, got {got!r}")
 

@@ -26,6 +26,7 @@ from cascade_kp.config import (
     MissingPolicy,
     NetConfig,
     PhotometricConfig,
+    check,
     from_dict,
 )
 from cascade_kp.errors import ConfigError
@@ -72,9 +73,9 @@ class DataConfig:
     missing: MissingPolicy = "mask"
 
     def __post_init__(self) -> None:
-        _expect(bool(self.train), "train", "at least one folder", "none")
+        check(bool(self.train), "train", "at least one folder", "none")
         for name in ("extra_share", "extra_until"):
-            _expect(0.0 <= getattr(self, name) <= 1.0, name, "0 to 1", getattr(self, name))
+            check(0.0 <= getattr(self, name) <= 1.0, name, "0 to 1", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ class OptimConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        _expect(0.0 < self.lr < math.inf, "lr", "above 0 and finite", self.lr)
+        check(0.0 < self.lr < math.inf, "lr", "above 0 and finite", self.lr)
         for name in ("weight_decay", "clip"):
-            _expect(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
-        _expect(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1", self.momentum)
+            check(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
+        check(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1", self.momentum)
         fine = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
-        _expect(fine, "betas", "two numbers, at least 0 and below 1", self.betas)
+        check(fine, "betas", "two numbers, at least 0 and below 1", self.betas)
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,11 @@ class ScheduleConfig:
     factor: float = 0.3
 
     def __post_init__(self) -> None:
-        _expect(self.warmup >= 0, "warmup", "at least 0", self.warmup)
-        _expect(0.0 <= self.floor <= 1.0, "floor", "0 to 1", self.floor)
-        _expect(0.0 < self.rise < 1.0, "rise", "between 0 and 1", self.rise)
-        _expect(self.patience >= 0, "patience", "at least 0", self.patience)
-        _expect(0.0 < self.factor < 1.0, "factor", "between 0 and 1", self.factor)
+        check(self.warmup >= 0, "warmup", "at least 0", self.warmup)
+        check(0.0 <= self.floor <= 1.0, "floor", "0 to 1", self.floor)
+        check(0.0 < self.rise < 1.0, "rise", "between 0 and 1", self.rise)
+        check(self.patience >= 0, "patience", "at least 0", self.patience)
+        check(0.0 < self.factor < 1.0, "factor", "between 0 and 1", self.factor)
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,16 @@ class PartConfig:
     non_faces: float = 0.0
 
     def __post_init__(self) -> None:
-        _expect(self.steps >= 1, "steps", "at least 1", self.steps)
-        _expect(self.batch >= 2, "batch", "at least 2", self.batch)
-        _expect(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every)
+        check(self.steps >= 1, "steps", "at least 1", self.steps)
+        check(self.batch >= 2, "batch", "at least 2", self.batch)
+        check(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every)
         for name in ("epochs", "patience", "sheet_every"):
-            _expect(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        _expect(0.0 <= self.ema < 1.0, "ema", "at least 0 and below 1", self.ema)
-        _expect(0.0 <= self.flip <= 1.0, "flip", "a probability, 0 to 1", self.flip)
-        _expect(0.0 <= self.non_faces < 1.0, "non_faces", "at least 0 and below 1", self.non_faces)
+            check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        check(0.0 <= self.ema < 1.0, "ema", "at least 0 and below 1", self.ema)
+        check(0.0 <= self.flip <= 1.0, "flip", "a probability, 0 to 1", self.flip)
+        check(0.0 <= self.non_faces < 1.0, "non_faces", "at least 0 and below 1", self.non_faces)
         total = sum(part.share for part in self.jitter)
-        _expect(total > 0.0, "jitter", "at least one component with a share above 0", f"{len(self.jitter)} of {total}")
+        check(total > 0.0, "jitter", "at least one component with a share above 0", f"{len(self.jitter)} of {total}")
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes"):
-            _expect(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+            check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -281,11 +282,6 @@ def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
         placement="fitted",
     )
     return RegionRecipe(training)
-
-
-def _expect(fine: bool, key: str, expected: str, got: object) -> None:  # noqa: FBT001
-    if not fine:
-        raise ConfigError(f"{key}: expected {expected}, got {got!r}")
 
 
 T = TypeVar("T")

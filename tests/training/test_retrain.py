@@ -39,6 +39,15 @@ def again(model, root, out, **settings):
     return retrain_region(model, out=out, **settings)
 
 
+def without_labels(root, target, points):
+    """A copy of the faces in which some points are not labelled."""
+    shutil.copytree(root / "synthetic", target)
+    for path in target.rglob("*.pts"):
+        labels = formats.read_pts(path)
+        labels[points] = np.nan
+        formats.write_pts(path, labels)
+
+
 @pytest.fixture(scope="module")
 def retrained(model, data, tmp_path_factory):
     """By region: the new file and its report."""
@@ -195,11 +204,7 @@ class TestData:
         assert {name for name in old if old[name] != new[name]} == {"regions.mouth"}
 
     def test_one_eye_alone_serves_its_mirrored_partner(self, model, data, tmp_path, monkeypatch):
-        shutil.copytree(data / "synthetic", tmp_path / "part")
-        for path in (tmp_path / "part").rglob("*.pts"):
-            points = formats.read_pts(path)
-            points[list(SCHEME.region("right_eye"))] = np.nan
-            formats.write_pts(path, points)
+        without_labels(data, tmp_path / "part", list(SCHEME.region("right_eye")))
         monkeypatch.setattr(module, "Pipeline", found_by(data / "synthetic"))
         done = again(
             model, data, tmp_path / "new.safetensors", region="left_eye", data=tmp_path / "part", validation=None
@@ -209,11 +214,7 @@ class TestData:
 
     def test_an_eye_is_calibrated_on_its_mirrored_partner(self, model, data, tmp_path, monkeypatch):
         """Labels of the left eye alone serve to retrain the right one: whole faces are mirrored to validate."""
-        shutil.copytree(data / "synthetic", tmp_path / "part")
-        for path in (tmp_path / "part").rglob("*.pts"):
-            points = formats.read_pts(path)
-            points[list(SCHEME.region("right_eye"))] = np.nan
-            formats.write_pts(path, points)
+        without_labels(data, tmp_path / "part", list(SCHEME.region("right_eye")))
         monkeypatch.setattr(module, "Pipeline", found_by(data / "synthetic"))
         settings = {"region": "right_eye", "data": tmp_path / "part", "validation": None}
         done = again(model, data, tmp_path / "new.safetensors", **settings)
@@ -240,20 +241,12 @@ class TestData:
             again(model, data, tmp_path / "new.safetensors", validation=tmp_path / "list.txt")
 
     def test_no_labels_of_the_region(self, model, data, tmp_path):
-        shutil.copytree(data / "synthetic", tmp_path / "part")
-        for path in (tmp_path / "part").rglob("*.pts"):
-            points = formats.read_pts(path)
-            points[48:] = np.nan
-            formats.write_pts(path, points)
+        without_labels(data, tmp_path / "part", slice(48, None))
         with pytest.raises(DataError, match=r"expected faces to train on with labels of 'mouth', got none among 58"):
             again(model, data, tmp_path / "new.safetensors", data=tmp_path / "part", validation=None)
 
     def test_a_point_of_the_region_without_any_label(self, model, data, tmp_path, monkeypatch):
-        shutil.copytree(data / "synthetic", tmp_path / "part")
-        for path in (tmp_path / "part").rglob("*.pts"):
-            points = formats.read_pts(path)
-            points[62] = np.nan
-            formats.write_pts(path, points)
+        without_labels(data, tmp_path / "part", 62)
         monkeypatch.setattr(module, "Pipeline", found_by(data / "synthetic"))
         with pytest.raises(DataError, match=SCHEME.keypoints[62]):
             again(model, data, tmp_path / "new.safetensors", data=tmp_path / "part", validation=None)
