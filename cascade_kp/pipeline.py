@@ -15,15 +15,19 @@ from cascade_kp.detect import FaceDetector, non_maximum_suppression
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.runtime import Points, make_runtime
 from cascade_kp.structures import Face
-from cascade_kp.weights import ModelInfo, load_model
+from cascade_kp.weights import ModelInfo, load_model, model_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
     from cascade_kp.detect import Detector
-    from cascade_kp.models.cascade import Stage
+    from cascade_kp.models.cascade import RegionBoxes, Stage
     from cascade_kp.runtime import Backend
     from cascade_kp.schemes import Scheme
 
-__all__ = ["Pipeline"]
+__all__ = ["Candidates", "Pipeline"]
 
 # A step of 24 degrees, set by hand; where the detector finds nothing upright, near rolls are tried first.
 _RETRY_ROLLS_DEG = tuple((-roll, roll) for roll in (24.0, 48.0, 72.0, 96.0, 120.0, 144.0, 168.0))
@@ -34,16 +38,29 @@ _BATCH = 32  # faces that run together; more are cheaper a face no longer and on
 
 
 @dataclass(frozen=True)
-class _Candidates:
-    """Faces to be refined, cut out of one picture: the picture itself is no longer needed."""
+class Candidates:
+    """Faces to be refined, cut out of one picture: the picture itself is no longer needed.
+
+    Attributes:
+        crops: N working crops.
+        boxes: (N, 4) xyxy px, image frame.
+        rolls: (N,) radians, as far as the detector knows.
+        detected: found by a detector: there may be duplicates and what is no face, and the order is not the caller's.
+    """
 
     crops: list[geometry.WorkingCrop]
-    boxes: NDArray[np.float32]  # (N, 4) xyxy px
-    rolls: NDArray[np.float32]  # (N,) radians
-    detected: bool  # by a detector: duplicates are possible, and the order is ours
+    boxes: NDArray[np.float32]
+    rolls: NDArray[np.float32]
+    detected: bool
 
     def __len__(self) -> int:
+        """N."""
         return len(self.crops)
+
+    def select(self, indices: Iterable[int]) -> Candidates:
+        """Those at some positions, in the order given."""
+        chosen = list(indices)
+        return replace(self, crops=[self.crops[i] for i in chosen], boxes=self.boxes[chosen], rolls=self.rolls[chosen])
 
 
 class Pipeline:
@@ -90,7 +107,9 @@ class Pipeline:
         if not (default or detector is None or callable(detector)):
             raise InputError(f"detector: expected a callable, 'default' or None, got {detector!r}")
         self._min_score = _probability(min_score)
-        cascade, self._info = load_model(model)
+        self._path = model_path(model)
+        cascade, self._info = load_model(self._path)
+        self._reference = cascade.coarse.reference.clone()
         self._runtime = make_runtime(cascade, device, backend, threads)
         self._stage: Stage = stage
         self._detector: Detector | None = FaceDetector() if isinstance(detector, str) else detector
@@ -102,6 +121,16 @@ class Pipeline:
     def info(self) -> ModelInfo:
         """What the model's file says of itself."""
         return self._info
+
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self._path
+
+    @property
+    def reference(self) -> Tensor:
+        """(K, 2) mean upright shape of the faces the model was trained on, in sides of the face box."""
+        return self._reference
 
     @property
     def scheme(self) -> Scheme:
@@ -136,13 +165,13 @@ class Pipeline:
             InputError: the boxes cannot be used.
         """
         if not isinstance(source, (list, tuple)):
-            return self._refine([self._prepare(source, boxes)])[0]
+            return self._faces([self.find(source, boxes)])[0]
         if boxes is None:
             boxes = [None] * len(source)
         count = len(boxes) if hasattr(boxes, "__len__") else type(boxes).__name__
         if count != len(source):
             raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {count}")
-        return self._refine([self._prepare(one, box) for one, box in zip(source, boxes, strict=True)])
+        return self._faces([self.find(one, box) for one, box in zip(source, boxes, strict=True)])
 
     def stream(self, sources: Iterable[object], batch_size: int = 32) -> Iterator[list[Face] | CascadeError]:
         """Find the faces of any number of pictures in constant memory.
@@ -166,35 +195,47 @@ class Pipeline:
         return self._stream(sources, batch_size)
 
     def _stream(self, sources: Iterable[object], batch_size: int) -> Iterator[list[Face] | CascadeError]:
-        pending: list[_Candidates | CascadeError] = []
+        pending: list[Candidates | CascadeError] = []
         for source in sources:
             try:
-                pending.append(self._prepare(source, None))
+                pending.append(self.find(source))
             except CascadeError as error:
                 pending.append(error)
             # Only small crops wait here; a picture without faces waits too, so it counts as one.
-            if sum(max(1, len(p)) if isinstance(p, _Candidates) else 1 for p in pending) >= batch_size:
+            if sum(max(1, len(p)) if isinstance(p, Candidates) else 1 for p in pending) >= batch_size:
                 yield from self._flush(pending)
                 pending = []
         yield from self._flush(pending)
 
-    def _flush(self, pending: list[_Candidates | CascadeError]) -> Iterator[list[Face] | CascadeError]:
-        done = iter(self._refine([p for p in pending if isinstance(p, _Candidates)]))
+    def _flush(self, pending: list[Candidates | CascadeError]) -> Iterator[list[Face] | CascadeError]:
+        done = iter(self._faces([p for p in pending if isinstance(p, Candidates)]))
         for item in pending:
             yield item if isinstance(item, CascadeError) else next(done)
 
     # ------------------------------------------------------------------------------------------ one picture
 
-    def _prepare(self, source: object, boxes: object) -> _Candidates:
-        """Decode, find boxes, and cut out what the networks will see."""
+    def find(self, source: object, boxes: object = None) -> Candidates:
+        """The first half of a call: decode a picture, find its faces, cut out what the networks will see.
+
+        Args:
+            source: one picture, as for a call.
+            boxes: as for a call.
+
+        Returns:
+            What :meth:`refine` takes.
+
+        Raises:
+            ImageError: the picture cannot be used.
+            InputError: the boxes cannot be used.
+        """
         image = images.as_image(source)
         h, w = image.shape[:2]
         if boxes is None and self._detector is not None:
             return self._detect(image, self._detector, source)
         given = _checked([[0, 0, w, h]] if boxes is None else boxes, image, source)
-        return _Candidates(self._crops(image, given), given, np.zeros(len(given), np.float32), detected=False)
+        return Candidates(self._crops(image, given), given, np.zeros(len(given), np.float32), detected=False)
 
-    def _detect(self, image: NDArray[np.uint8], detector: Detector, source: object) -> _Candidates:
+    def _detect(self, image: NDArray[np.uint8], detector: Detector, source: object) -> Candidates:
         """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again."""
         if not isinstance(detector, FaceDetector):
             shown = image.view()
@@ -226,13 +267,13 @@ class Pipeline:
 
     def _judge(
         self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32], min_score: float
-    ) -> _Candidates:
+    ) -> Candidates:
         crops = self._crops(image, found[:, :4])
         keep = np.zeros(0, np.intp)
         if crops:
             score, doubt = self._runtime.judge(crops, found[:, :4], rolls)
             keep = np.flatnonzero((score >= min_score) & (doubt <= self._max_doubt))
-        return _Candidates([crops[i] for i in keep], found[keep, :4], rolls[keep], detected=True)
+        return Candidates([crops[i] for i in keep], found[keep, :4], rolls[keep], detected=True)
 
     def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[geometry.WorkingCrop]:
         config = self._info.config
@@ -242,22 +283,85 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------ many pictures
 
-    def _refine(self, pending: list[_Candidates]) -> list[list[Face]]:
-        """Run the cascade on the faces of all pictures together and hand them back picture by picture."""
-        crops = [crop for candidates in pending for crop in candidates.crops]
+    def refine(
+        self,
+        candidates: Sequence[Candidates],
+        *,
+        stage: Stage | None = None,
+        region_boxes: RegionBoxes | None = None,
+        oracle: Sequence[NDArray[np.float32]] | None = None,
+    ) -> list[Points]:
+        """The second half of a call: run the cascade on the candidates of many pictures together.
+
+        Args:
+            candidates: of M pictures.
+            stage: ``coarse`` or ``regions``; the pipeline's own by default.
+            region_boxes: where regions are cropped, ``points`` (stage one's) or ``boxes`` (the box network's); the
+                model's own by default.
+            oracle: for each picture (N, K, 2) px, image frame, true points: regions are cropped round these, to see
+                what better crops would be worth.
+
+        Returns:
+            For each picture the points of all its candidates, in their order, image frame.
+
+        Raises:
+            InputError: ``region_boxes`` asks for a network that the model does not have.
+        """
+        crops = [crop for one in candidates for crop in one.crops]
+        count = len(self.scheme)
         if not crops:
-            return [[] for _ in pending]
-        boxes = np.concatenate([candidates.boxes for candidates in pending])
-        rolls = np.concatenate([candidates.rolls for candidates in pending])
-        chunks = [slice(i, i + _BATCH) for i in range(0, len(crops), _BATCH)]
-        parts = [self._runtime.run(crops[c], boxes[c], rolls[c], self._stage) for c in chunks]
+            nothing = np.zeros((0, count), np.float32)
+            empty = np.zeros((0, count, 2), np.float32)
+            return [Points(empty, nothing, empty, np.zeros(0, np.float32)) for _ in candidates]
+        boxes = np.concatenate([one.boxes for one in candidates])
+        rolls = np.concatenate([one.rolls for one in candidates])
+        truth = None if oracle is None else np.concatenate([np.reshape(o, (-1, count, 2)) for o in oracle])
+        parts = []
+        for start in range(0, len(crops), _BATCH):
+            chunk = slice(start, start + _BATCH)
+            parts.append(
+                self._runtime.run(
+                    crops[chunk],
+                    boxes[chunk],
+                    rolls[chunk],
+                    self._stage if stage is None else stage,
+                    region_boxes=region_boxes,
+                    oracle=None if truth is None else truth[chunk],
+                )
+            )
         points = Points(*(np.concatenate(field) for field in zip(*parts, strict=True)))
         results, start = [], 0
-        for candidates in pending:
-            part = Points(*(field[start : start + len(candidates)] for field in points))
-            start += len(candidates)
-            faces = [self._face(part, i) for i in range(len(candidates))]
-            results.append(_sift(faces, self._max_doubt) if candidates.detected else faces)
+        for one in candidates:
+            results.append(Points(*(field[start : start + len(one)] for field in points)))
+            start += len(one)
+        return results
+
+    def keep(self, points: Points) -> NDArray[np.intp]:
+        """Which of a picture's detected candidates are its faces, now that their points are known.
+
+        Dropped is what turned out to be no face, and all but one of those that ended on the same face. Once more by
+        doubt (see the runtime's ``judge``), now over the refined points, which tell faces better apart.
+
+        Args:
+            points: of the candidates of one picture, from :meth:`refine`.
+
+        Returns:
+            (M,) indices, the largest face first.
+        """
+        if not len(points.score):
+            return np.zeros(0, np.intp)
+        boxes = np.concatenate([points.keypoints.min(axis=1), points.keypoints.max(axis=1)], axis=1)
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        doubts = np.median(points.sigma, axis=1) / np.sqrt(np.maximum(areas, 1e-6))
+        sure = np.flatnonzero(doubts <= self._max_doubt)
+        kept = sure[non_maximum_suppression(boxes[sure], points.score[sure].tolist(), _SAME_FACE_IOU)]
+        return np.array(sorted(kept.tolist(), key=lambda i: -areas[i]), np.intp)
+
+    def _faces(self, candidates: list[Candidates]) -> list[list[Face]]:
+        results = []
+        for one, points in zip(candidates, self.refine(candidates), strict=True):
+            chosen = self.keep(points) if one.detected else range(len(one))
+            results.append([self._face(points, int(i)) for i in chosen])
         return results
 
     def _face(self, points: Points, i: int) -> Face:
@@ -282,18 +386,3 @@ def _checked(boxes: object, image: NDArray[np.uint8], source: object, origin: st
         return geometry.check_boxes(boxes, (image.shape[0], image.shape[1]))
     except InputError as error:
         raise InputError(f"{images.describe(source)}: {origin}{error}") from error
-
-
-def _sift(faces: list[Face], max_doubt: float) -> list[Face]:
-    """Drop what turned out to be no face, make candidates that ended on one face one, and put the largest first.
-
-    Once more by doubt (see the runtime's ``judge``), now over the refined points, which tell faces better apart.
-    """
-    if not faces:
-        return []
-    boxes = np.stack([face.box for face in faces])
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    doubts = np.array([np.median(face.sigma) for face in faces]) / np.sqrt(np.maximum(areas, 1e-6))
-    sure = np.flatnonzero(doubts <= max_doubt)
-    keep = sure[non_maximum_suppression(boxes[sure], [faces[i].score for i in sure], _SAME_FACE_IOU)]
-    return [faces[i] for i in sorted(keep.tolist(), key=lambda i: -areas[i])]

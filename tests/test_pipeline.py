@@ -347,7 +347,7 @@ def test_min_score_decides_which_detected_boxes_are_faces(astronaut):
     for min_score, count in [(0.0, 2), (0.25, 2), (0.26, 1), (0.5, 1), (0.51, 0), (1.0, 0)]:
         pipe = Pipeline(detector=lambda _: [[*BOX, 1.0], [*(BOX + 130), 1.0]], min_score=min_score)
         pipe._runtime.judge = lambda *_: (np.array([0.25, 0.5], np.float32), np.array([0.01, 0.01], np.float32))
-        kept = pipe._prepare(astronaut, None)
+        kept = pipe.find(astronaut)
         assert len(kept) == count
         np.testing.assert_array_equal(kept.boxes, np.stack([BOX, BOX + 130])[2 - count :])
 

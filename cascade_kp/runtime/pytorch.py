@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cascade_kp.geometry import WorkingCrop
-    from cascade_kp.models.cascade import Cascade, Stage
+    from cascade_kp.models.cascade import Cascade, RegionBoxes, Stage
 
 __all__ = ["Points", "TorchRuntime", "fold_norms"]
 
@@ -66,7 +66,14 @@ class TorchRuntime:
         self.cascade = cascade.to(self.device).to(memory_format=torch.channels_last)
 
     def run(
-        self, crops: Sequence[WorkingCrop], boxes: NDArray[np.float32], angles: NDArray[np.float32], stage: Stage
+        self,
+        crops: Sequence[WorkingCrop],
+        boxes: NDArray[np.float32],
+        angles: NDArray[np.float32],
+        stage: Stage,
+        *,
+        region_boxes: RegionBoxes | None = None,
+        oracle: NDArray[np.float32] | None = None,
     ) -> Points:
         """Find the keypoints of N faces.
 
@@ -75,14 +82,24 @@ class TorchRuntime:
             boxes: (N, 4) xyxy px, each in its image's frame.
             angles: (N,) radians, roll of each face as far as it is known.
             stage: ``coarse`` or ``regions``.
+            region_boxes: ``points`` or ``boxes``; None takes the model's own.
+            oracle: (N, K, 2) px, each in its image's frame: regions are cropped round these points.
 
         Returns:
             Points in the frames of the images.
         """
         canvases, canvas_boxes, to_image = self._canvases(crops, boxes)
         with self._settings():
-            out = self.cascade(self._images(canvases), self._tensor(canvas_boxes), self._tensor(angles), stage=stage)
             matrix = self._tensor(to_image)
+            truth = None if oracle is None else geometry.apply(geometry.invert(matrix), self._tensor(oracle))
+            out = self.cascade(
+                self._images(canvases),
+                self._tensor(canvas_boxes),
+                self._tensor(angles),
+                stage=stage,
+                region_boxes=region_boxes,
+                oracle=truth,
+            )
             scale = torch.sqrt(matrix[:, 0, 0] * matrix[:, 1, 1])[:, None]
             return Points(
                 geometry.apply(matrix, out.keypoints).cpu().numpy(),
