@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cascade_kp.data.readers import read_300w
     from cascade_kp.draw import draw_faces
     from cascade_kp.errors import CascadeError
+    from cascade_kp.evaluation.protocol import evaluate
     from cascade_kp.metrics import nme
     from cascade_kp.pipeline import Pipeline
     from cascade_kp.schemes import Scheme, load_scheme
@@ -36,6 +37,7 @@ __all__ = [
     "Scheme",
     "__version__",
     "draw_faces",
+    "evaluate",
     "load_scheme",
     "nme",
     "read_300w",
@@ -49,6 +51,7 @@ _HOME = {
     "Pipeline": "cascade_kp.pipeline",
     "Scheme": "cascade_kp.schemes",
     "draw_faces": "cascade_kp.draw",
+    "evaluate": "cascade_kp.evaluation.protocol",
     "load_scheme": "cascade_kp.schemes",
     "nme": "cascade_kp.metrics",
     "read_300w": "cascade_kp.data.readers",

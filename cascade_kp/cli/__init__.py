@@ -12,6 +12,8 @@ _COMMANDS = {
     "predict": "find the faces and keypoints of pictures",
     "train": "train a cascade from a recipe",
     "retrain": "train one region of a model anew, the rest untouched",
+    "evaluate": "measure a model on labelled faces",
+    "compare": "say what got better or worse between two results",
     "info": "say what a model file holds",
 }
 

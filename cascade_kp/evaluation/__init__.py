@@ -1,0 +1,1 @@
+"""Evaluation: a model on labelled faces, under a protocol that is written beside every number."""
