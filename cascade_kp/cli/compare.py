@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
     if args.ced is not None:
         from cascade_kp.evaluation.ced import draw_results
 
-        draw_results({str(args.first.stem): before, str(args.second.stem): after}, args.ced)
+        names = [str(path.stem if args.first.stem != args.second.stem else path) for path in (args.first, args.second)]
+        draw_results(dict(zip(names, (before, after), strict=True)), args.ced)
     print(comparison_text(comparison, before, after))
     if args.json:
         print(json.dumps(comparison.to_dict(), allow_nan=False))

@@ -6,11 +6,15 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from cascade_kp.errors import InputError
+
+if TYPE_CHECKING:
+    from cascade_kp.evaluation.protocol import Evaluation, Protocol
+    from cascade_kp.pipeline import Pipeline
 
 __all__ = ["Evaluate", "main"]
 
@@ -84,22 +88,15 @@ def main(arguments: list[str]) -> int:
     if not args.data:
         raise InputError("data: expected at least one folder of labelled faces, got none")
     _check_outputs(args)
-    from cascade_kp.evaluation.protocol import evaluate
+    from cascade_kp.evaluation.protocol import Protocol, evaluate
     from cascade_kp.evaluation.record import write_json
     from cascade_kp.evaluation.text import result_text
     from cascade_kp.pipeline import Pipeline
 
-    pipe = Pipeline(args.model, threads=args.threads, device=args.device, backend=args.backend)
-    evaluation = evaluate(
-        pipe,
-        args.data,
-        labels=args.labels,
-        split=args.split,
-        skip_bad=args.skip_bad,
-        progress=True,
+    protocol = Protocol(
         boxes=args.boxes or "truth",
         norm=args.norm,
-        points=[name for given in args.points for name in given.split(",")] or ["all"],
+        points=tuple(name for given in args.points for name in given.split(",")) or ("all",),
         stage=args.stage,
         threshold=args.threshold,
         jitter_shift=args.jitter_shift,
@@ -107,6 +104,16 @@ def main(arguments: list[str]) -> int:
         mat_box=args.mat_box,
         resamples=args.resamples,
         seed=args.seed,
+    )
+    pipe = Pipeline(args.model, threads=args.threads, device=args.device, backend=args.backend)
+    evaluation = evaluate(
+        pipe,
+        args.data,
+        protocol=protocol,
+        labels=args.labels,
+        split=args.split,
+        skip_bad=args.skip_bad,
+        progress=True,
     )
     result = evaluation.result
     for what, names in (
@@ -117,24 +124,31 @@ def main(arguments: list[str]) -> int:
         for name in names:
             print(f"{what}: {name}", file=sys.stderr)
     content = result.to_dict()
-    if args.save is not None:
-        write_json(args.save, content)
-    if args.table is not None:
-        evaluation.write_table(args.table)
+    print(result_text(result), flush=True)
+    try:
+        if args.save is not None:
+            write_json(args.save, content)
+        if args.table is not None:
+            evaluation.write_table(args.table)
+        _draw(args, evaluation, pipe, protocol)
+    finally:  # what was measured is printed, whatever could not be written
+        if args.json:
+            print(json.dumps(content, allow_nan=False))
+    return 0
+
+
+def _draw(args: Evaluate, evaluation: Evaluation, pipe: Pipeline, protocol: Protocol) -> None:
+    """The figure and the report, as far as they were asked for."""
     if args.ced is not None:
         from cascade_kp.evaluation.ced import draw_result
 
-        draw_result(result, args.ced, published=args.curves)
+        draw_result(evaluation.result, args.ced, published=args.curves)
     if args.report is not None:
         from cascade_kp.evaluation.perturb import perturbation
         from cascade_kp.evaluation.report import write_report
 
-        moved = perturbation(pipe, evaluation.faces, norm=args.norm)
+        moved = perturbation(pipe, evaluation.faces, protocol)
         write_report(evaluation, args.report, perturbation=moved, embed_images=args.embed_images)
-    print(result_text(result))
-    if args.json:
-        print(json.dumps(content, allow_nan=False))
-    return 0
 
 
 def _check_outputs(args: Evaluate) -> None:
@@ -157,7 +171,11 @@ def _check_outputs(args: Evaluate) -> None:
             raise InputError(f"{name}: expected a file that ends in {' or '.join(suffixes)}, got {str(path)!r}")
         if not path.parent.is_dir():
             raise InputError(f"{name}: expected a folder that is there, got {str(path.parent)!r}")
-    if args.curves is not None and args.ced is None:
-        raise InputError("curves: expected --ced with it, the figure they are drawn in")
+    if args.curves is not None:
+        if args.ced is None:
+            raise InputError("curves: expected --ced with it, the figure they are drawn in")
+        from cascade_kp.evaluation.ced import read_curves
+
+        read_curves(args.curves, norm=args.norm)
     if args.embed_images and args.report is None:
         raise InputError("embed_images: expected --report with it")

@@ -8,16 +8,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from cascade_kp import geometry
 from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.errors import DataError, SchemeError
 from cascade_kp.formats import read_pts
 from cascade_kp.schemes import Scheme, available_schemes, convert, load_scheme
 from cascade_kp.structures import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["EVERYTHING", "Data", "LabelledFaces", "read_faces"]
 
@@ -69,6 +74,32 @@ class LabelledFaces:
                 first = last
             start += len(part)
 
+    def picture(self, i: int) -> NDArray[np.uint8]:
+        """The picture of one face, (H, W, 3) uint8 RGB; decoded for this.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        origin = self.origins[i]
+        before = sum(len(part) for part in self.parts[:origin])
+        return self.parts[origin][i - before]["image"]
+
+    def placed(self, reference: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Where the faces are: missing labels are estimated from the others, for boxes and crops, never to be scored.
+
+        Args:
+            reference: (K, 2) a shape, any unit, such as :attr:`cascade_kp.Pipeline.reference`.
+
+        Returns:
+            (N, K, 2) px, the labels completed, NaN where that cannot be; (N, 4) xyxy px, the tight boxes of these; (N,)
+            whether that box has an area, which a single point has not.
+        """
+        labels = torch.from_numpy(self.keypoints)
+        whole = geometry.complete(labels, reference)
+        points = torch.where(torch.isnan(whole), labels, whole).numpy()
+        tight = np.concatenate([np.fmin.reduce(points, axis=1), np.fmax.reduce(points, axis=1)], axis=1)
+        return points, tight, (tight[:, 2:] - tight[:, :2] > 0).all(axis=1)
+
     def subsets(self) -> dict[str, NDArray[np.intp]]:
         """The faces' positions by subset: everything, each folder, and the unions that papers report.
 
@@ -117,8 +148,7 @@ class LabelledFaces:
         path = Path(self.paths[i])
         if self.paths[i] and path.is_file():
             return hashlib.sha256(path.read_bytes()).digest()
-        before = sum(len(part) for part in self.parts[: self.origins[i]])
-        pixels = np.ascontiguousarray(self.parts[self.origins[i]][i - before]["image"])
+        pixels = np.ascontiguousarray(self.picture(i))
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
@@ -187,9 +217,15 @@ def _only(parts: list[Sequence[Sample]], split: str | os.PathLike[str]) -> list[
         for i, name in enumerate(part.names):
             path = (*root, *name.split("/"))
             hits = [path[-n:] for n in lengths if path[-n:] in wanted]
-            if hits:
-                found.add(hits[0])
-                rows.append(i)
+            if not hits:
+                continue
+            if hits[0] in found:
+                raise DataError(
+                    f"{os.fspath(split)}: expected names that stand for one face each, got {wanted[hits[0]]!r}, which "
+                    "stands for several; let it begin with more of its folders"
+                )
+            found.add(hits[0])
+            rows.append(i)
         chosen.append(part.select(rows))
     lost = [text for name, text in wanted.items() if name not in found]
     if lost:

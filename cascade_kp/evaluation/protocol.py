@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cascade_kp import geometry
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.evaluation.boxes import BoxFile, MatBox, assign, moved, read_boxes
 from cascade_kp.evaluation.faces import LabelledFaces, read_faces
@@ -192,7 +190,7 @@ class Evaluation:
                 raise InputError(f"table: expected a .csv or .parquet file, got {name!r}")
         except ImportError as error:
             raise InputError(
-                f"table: {name} needs a library that is missing: pip install pyarrow (or write .csv)"
+                f"table: {name} needs a library that is missing: pip install pyarrow, or write .csv"
             ) from error
         except OSError as error:
             raise InputError(f"{name}: expected a file that can be written, got: {error}") from error
@@ -394,12 +392,7 @@ class _Run:
     def __init__(self, pipe: Pipeline, faces: LabelledFaces, how: Protocol, files: Sequence[BoxFile]) -> None:
         count, size = len(faces), len(pipe.scheme)
         self._pipe, self._faces, self._how, self._files = pipe, faces, how, files
-        # A missing label is estimated from the others for the box and the oracle's crops; it is never scored.
-        labels = torch.from_numpy(faces.keypoints)
-        whole = geometry.complete(labels, pipe.reference)
-        self._whole = torch.where(torch.isnan(whole), labels, whole).numpy()
-        self._tight = np.concatenate([np.fmin.reduce(self._whole, axis=1), np.fmax.reduce(self._whole, axis=1)], axis=1)
-        self._usable = (self._tight[:, 2:] - self._tight[:, :2] > 0).all(axis=1)  # one point has no box
+        self._whole, self._tight, self._usable = faces.placed(pipe.reference)
         if how.source == "jitter":
             self._moved = moved(self._tight, faces.names, how.jitter_shift, how.jitter_scale, how.seed)
         self._modes = _modes(pipe, how)
