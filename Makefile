@@ -17,7 +17,7 @@ CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THR
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
 	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, THREADS=$(THREADS) caps threads)'
-	@echo 'make lint       ruff, mypy --strict and the layer contracts'
+	@echo 'make lint       ruff, mypy --strict, the layer contracts, and the numbers of the documentation'
 	@echo 'make format     let ruff format and fix what it can'
 	@echo 'make wheel      build dist/*.whl'
 	@echo 'make reproduce  train an embedded model from its recipe: MODEL=ibug68 DATA=folder of the data sets (datasets/README.md)'
@@ -49,6 +49,7 @@ lint: $(VENV)/.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m benchmarks.readme --check
 
 format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix-only

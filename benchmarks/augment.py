@@ -1,4 +1,4 @@
-"""What augmentation costs: ``python -m benchmarks.augment [--threads 1] [--faces 32] [--repeat 30]``.
+"""What augmentation costs: ``python -m benchmarks.augment [--threads 1] [--faces 32] [--repeat 30] [--json PATH]``.
 
 From 320 px uint8 canvases in memory (synthetic faces) to float crops of 64 and 96 px that a network could take: ours
 for a whole batch, and torchvision's v2 transforms face by face, as a loader calls them. Figures are medians of
@@ -37,6 +37,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from benchmarks import record
 from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, PhotometricConfig
 from cascade_kp.data.augment import photometric
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Generator, Tensor
+
+_PROTOCOL = """
+From uint8 canvases of synthetic faces in memory to float crops; wall-clock medians after 3 calls to warm up, per face.
+Ours takes a whole batch at once, torchvision's v2 transforms one face after the other; the two take turns. Ours also
+moves and mirrors the keypoints, which torchvision is not asked to.
+"""
 
 _CANVAS_PX = 320
 _MARGIN = 1.3
@@ -134,8 +141,8 @@ def theirs(settings: Settings, size: int) -> Callable[[Tensor, tuple[int, int, i
     return one
 
 
-def compare(pool: Pool, settings: Settings, size: int, repeat: int) -> None:
-    """Time both sides in turns and print a line."""
+def compare(pool: Pool, settings: Settings, size: int, repeat: int) -> dict[str, object]:
+    """Time both sides in turns, print a line and return it."""
     n = len(pool)
     one = theirs(settings, size)
     canvases = [torch.from_numpy(canvas).permute(2, 0, 1).contiguous() for canvas in pool.crops.canvases]
@@ -158,8 +165,18 @@ def compare(pool: Pool, settings: Settings, size: int, repeat: int) -> None:
     other = 1e3 / n * statistics.median(times)
     print(
         f"{size} px, {settings.name:<8}{total:8.3f} ms a face (frames {frames:.3f}, reading {reading:.3f}, "
-        f"pixels {pixels:.3f}); torchvision {other:.3f} ms; ratio {other / total:.1f}"
+        f"pixels {pixels:.3f}); torchvision {other:.3f} ms; ratio {other / total:.1f}",
+        flush=True,
     )
+    return {
+        "px": size,
+        "settings": settings.name,
+        "ms_per_face": total,
+        "frames_ms": frames,
+        "reading_ms": reading,
+        "pixels_ms": pixels,
+        "torchvision_ms_per_face": other,
+    }
 
 
 def main() -> None:
@@ -170,15 +187,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--faces", type=int, default=32, help="in a batch")
     parser.add_argument("--repeat", type=int, default=30)
+    record.add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     # torchvision 0.29 says at each call that its JPEG will move to another package.
     warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
     pool = faces(args.faces)
+    result = record.envelope("augment", _PROTOCOL)
+    result["settings"] = {
+        "threads": args.threads,
+        "faces": args.faces,
+        "repeat": args.repeat,
+        "canvas_px": _CANVAS_PX,
+    }
     print(f"batches of {args.faces}, {_CANVAS_PX} px canvases, {args.threads} thread(s), medians of {args.repeat}")
-    for size in (64, 96):
-        for settings in SETTINGS:
-            compare(pool, settings, size, args.repeat)
+    result["rows"] = [compare(pool, settings, size, args.repeat) for size in (64, 96) for settings in SETTINGS]
+    if args.json:
+        record.write(args.json, result)
 
 
 if __name__ == "__main__":

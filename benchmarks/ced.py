@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING
 
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.evaluation.ced import Curve, Panel, curves_of, draw_ced, read_curves
-from cascade_kp.evaluation.faces import EVERYTHING
 from cascade_kp.evaluation.protocol import evaluate
-from cascade_kp.evaluation.result import Result, load_result
+from cascade_kp.evaluation.result import EVERYTHING, Result, load_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Fits and measures the face detector: ``python -m benchmarks.detector DATA [--fit] [--rotated N] [--test]``.
+"""Fits and measures the face detector: ``python -m benchmarks.detector DATA [--fit] [--json PATH]``.
 
 ``DATA`` is a folder with ``photos`` (whole pictures ``NAME.jpg`` and one ``NAME_i.pts`` per annotated face) and
 ``300w`` (one ``.pts`` beside each picture, training folders ``afw``, ``helen/trainset``, ``lfpw/trainset``).
@@ -6,7 +6,7 @@
 *Recall*: share of annotated faces with a detection of IoU >= 0.5 to the tight box of the 68 keypoints. *False
 alarms*: detections per picture with IoU < 0.3 to every annotated face; an upper bound, as not every face of a photo
 is annotated. *ms*: CPU time per photo of one thread, from the decoded picture, median. Everything is chosen on
-training data; ``--test`` prints the test folders' recall and is for the end.
+training data; ``--test`` prints the test folders' recall and is for the end, ``--rotated N`` turns training faces.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 import cascade_kp
+from benchmarks import record
 from cascade_kp import detect
 from cascade_kp.detect import CASCADES, BoxMap, FaceDetector, box_iou
 from cascade_kp.errors import DataError
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 Windows = dict[str, FloatArray]
 Cascades = tuple[tuple[str, int], ...]
+
+_PROTOCOL = """
+Training data: whole pictures of several annotated faces, and a fixed random sample of single faces of each training
+folder. Recall: share of annotated faces with a detection of IoU >= 0.5 to the tight box of the 68 keypoints, of all
+candidates, and above the score that leaves so many false alarms. False alarms: detections with IoU < 0.3 to every
+annotated face, an upper bound. ms: CPU time of one thread a photo, from the decoded picture, median over some photos,
+one call each after one to warm up.
+"""
 
 ASSET = Path(cascade_kp.__file__).parent / "assets" / "detector.json"
 EVERYTHING: Cascades = tuple((name, 0) for name in CASCADES)
@@ -322,6 +331,57 @@ def rotated(pictures: Sequence[Picture], max_side: int, roll: float, tried: Sequ
         )
 
 
+def print_test(data: Path, side: int, cascades: Cascades) -> None:
+    """What the detector finds in the test folders."""
+    for name in ("helen/testset", "lfpw/testset"):
+        scans = scan(faces(data / "300w" / name, None), side, cascades)
+        recall, alarms, _ = measure(scans, cascades)
+        fit = residuals(scans, cascades)
+        print(f"{name}: {len(scans)} faces, recall {recall:.1%}, false alarms {alarms:.2f} per picture")
+        print(f"  box vs truth, mean {fit.mean(0).round(3)} std {fit.std(0).round(3)} (dx dy log_w log_h)")
+
+
+def print_joins(
+    whole: Sequence[tuple[Picture, Windows, float]],
+    single: Sequence[tuple[Picture, Windows, float]],
+    chosen: Cascades,
+    side: int,
+    timed: int,
+) -> list[dict[str, object]]:
+    """Measure every join, print a line of each, and return them."""
+    print(f"{len(whole)} photos with {sum(len(p.truth) for p, _, _ in whole)} faces, {len(single)} single faces, "
+          f"longest side {side} px")  # fmt: skip
+    print(f"{'cascades':44}  photos: recall, alarms | at 1 | at 3 per picture   faces: recall, alarms    ms")
+    pictures = [p for p, _, _ in whole[:: max(1, len(whole) // max(1, timed))]]
+    rows: list[dict[str, object]] = []
+    for cascades in JOINS:
+        targets = (1, 3)
+        recall, alarms, points = measure(whole, cascades, targets)
+        face_recall, face_alarms, _ = measure(single, cascades)
+        ms = milliseconds(pictures, FaceDetector(max_side=side, cascades=cascades)) if timed else float("nan")
+        mark = "*" if cascades == chosen else " "
+        print(
+            f"{mark}{detect.join_key(cascades):43}  {recall:6.1%} {alarms:6.2f} |"
+            + " |".join(f" {r:6.1%} (>{t:.2f})" for r, t in points)
+            + f"   {face_recall:6.1%} {face_alarms:5.2f}  {ms:6.0f}",
+            flush=True,
+        )
+        at = [
+            {"alarms_per_picture": target, "recall": r, "score": score}
+            for target, (r, score) in zip(targets, points, strict=True)
+        ]
+        rows.append(
+            {
+                "cascades": detect.join_key(cascades),
+                "chosen": cascades == chosen,
+                "photos": {"recall": recall, "alarms_per_picture": alarms, "at": at},
+                "faces": {"recall": face_recall, "alarms_per_picture": face_alarms},
+                "ms": ms if timed else None,
+            }
+        )
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -332,18 +392,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--timed", type=int, default=8, help="photos that are timed")
     parser.add_argument("--rotated", type=int, default=0, metavar="N", help="measure N turned training faces instead")
     parser.add_argument("--test", action="store_true", help="measure the test folders instead (once, at the end)")
+    record.add_json_option(parser)
     options = parser.parse_args(arguments)
+    if options.json and (options.test or options.rotated):
+        parser.error("--json writes the table of joins; --test and --rotated print theirs only")
     cv2.setNumThreads(1)
+    result = record.envelope("detector", _PROTOCOL)
     data, side = options.data, options.max_side
     chosen = FaceDetector(max_side=side).cascades
 
     if options.test:
-        for name in ("helen/testset", "lfpw/testset"):
-            scans = scan(faces(data / "300w" / name, None), side, chosen)
-            recall, alarms, _ = measure(scans, chosen)
-            fit = residuals(scans, chosen)
-            print(f"{name}: {len(scans)} faces, recall {recall:.1%}, false alarms {alarms:.2f} per picture")
-            print(f"  box vs truth, mean {fit.mean(0).round(3)} std {fit.std(0).round(3)} (dx dy log_w log_h)")
+        print_test(data, side, chosen)
         return
     training = [data / "300w" / name for name in ("afw", "helen/trainset", "lfpw/trainset")]
     if options.rotated:
@@ -356,24 +415,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     single = scan([p for folder in training for p in faces(folder, options.faces)], side)
     if options.fit:
         write_asset([*whole, *single], side)
-    print(f"{len(whole)} photos with {sum(len(p.truth) for p, _, _ in whole)} faces, {len(single)} single faces, "
-          f"longest side {side} px")  # fmt: skip
-    print(f"{'cascades':44}  photos: recall, alarms | at 1 | at 3 per picture   faces: recall, alarms    ms")
-    timed = [p for p, _, _ in whole[:: max(1, len(whole) // max(1, options.timed))]]
-    for cascades in JOINS:
-        recall, alarms, points = measure(whole, cascades)
-        face_recall, face_alarms, _ = measure(single, cascades)
-        ms = milliseconds(timed, FaceDetector(max_side=side, cascades=cascades)) if options.timed else float("nan")
-        mark = "*" if cascades == chosen else " "
-        print(
-            f"{mark}{detect.join_key(cascades):43}  {recall:6.1%} {alarms:6.2f} |"
-            + " |".join(f" {r:6.1%} (>{t:.2f})" for r, t in points)
-            + f"   {face_recall:6.1%} {face_alarms:5.2f}  {ms:6.0f}",
-            flush=True,
-        )
+    rows = print_joins(whole, single, chosen, side, options.timed)
     for name, scans in (("photos", whole), ("faces", single)):
         fit = residuals(scans, chosen)
         print(f"merged box vs truth, {name}: mean {fit.mean(0).round(3)} std {fit.std(0).round(3)} (dx dy log_w log_h)")
+    if options.json:
+        result["settings"] = {
+            "threads": 1,
+            "max_side": side,
+            "photos": len(whole),
+            "photo_faces": sum(len(picture.truth) for picture, _, _ in whole),
+            "single_faces": len(single),
+            "timed": options.timed,
+        }
+        record.write(options.json, {**result, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""How long things take: ``python -m benchmarks.latency [--model M]``.
+"""How long things take: ``python -m benchmarks.latency [--model M] [--json PATH]``.
 
-Contract of the figures: medians over ``--repeat`` calls after a warm-up, ``--threads`` CPU threads (one by default),
-pictures already decoded, the box given (so no detector), all the way from picture to keypoints in its frame.
-The pictures are scikit-image's astronaut (public domain), enlarged so that its face has the stated size. Start-up
-figures are medians of whole processes. Machines are shared and noisy: compare figures of one run.
+Contract of the figures: medians over ``--repeat`` calls after a warm-up, with the quartiles in parentheses, on
+``--threads`` CPU threads (one by default), pictures already decoded, the box given unless the line says otherwise, all
+the way from picture to keypoints in its frame. Calls that are compared (the cascade, stage one alone, the other
+backend) take turns. The pictures are scikit-image's astronaut (public domain), enlarged so that its face has the stated
+size. Start-up figures are medians of whole processes. Machines are shared and noisy: compare figures of one run.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import shlex
 import statistics
 import subprocess
 import sys
@@ -17,14 +20,22 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import torch
 from skimage import data
 
+from benchmarks import record
 from cascade_kp.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+_PROTOCOL = """
+Wall-clock medians and quartiles after 3 calls to warm up, from a decoded picture in memory to Face objects; the calls
+of one size take turns. The picture is scikit-image's astronaut, enlarged so that its face has the stated longer side.
+Start-up: whole processes, medians of 7 in turn. Several faces together: the same face in boxes moved by some px.
+"""
 
 _FACE = np.array([177.0, 63.0, 274.0, 193.0])  # roughly; of the astronaut, 512 px, continuous frame
 
@@ -40,26 +51,92 @@ def picture(face_px: int, width: int, height: int) -> tuple[NDArray[np.uint8], N
     return image, (_FACE * side / 512).astype(np.float32)
 
 
-def median_ms(call: Callable[[], object], repeat: int) -> float:
-    """Median duration of a call, after three to warm up."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+def paired_ms(calls: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, list[float]]:
+    """Durations of several calls that take turns, so that all of them meet the same disturbances; three to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(repeat + 3):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if i >= 3:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
 
 
-def process_s(arguments: list[str], repeat: int = 7) -> float:
-    """Median duration of a whole process."""
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def process_s(commands: Sequence[tuple[str, ...]], repeat: int = 7) -> list[float]:
+    """Median durations of whole processes that take turns, the first of each to warm up the disk's cache."""
+    times: list[list[float]] = [[] for _ in commands]
+    for i in range(repeat + 1):
+        for row, arguments in zip(times, commands, strict=True):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            if i >= 1:
+                row.append(time.perf_counter() - start)
+    return [statistics.median(row) for row in times]
+
+
+def spread(times: Sequence[float], per: int = 1) -> tuple[float, list[float]]:
+    """Median, and lower and upper quartile, of durations divided by a number of faces."""
+    low, middle, high = statistics.quantiles([t / per for t in times], method="inclusive")
+    return middle, [low, high]
+
+
+def startup() -> list[dict[str, object]]:
+    """Time and print whole processes."""
+    commands = [("-c", "pass"), ("-c", "import cascade_kp"), ("-m", "cascade_kp", "--help")]
+    rows: list[dict[str, object]] = []
+    for arguments, seconds in zip(commands, process_s(commands), strict=True):
+        what = shlex.join(("python", *arguments))
+        print(f"{what:<38}{seconds:8.3f} s", flush=True)
+        rows.append({"what": what, "s": seconds})
+    return rows
+
+
+def boxes_given(model: str, threads: int, repeat: int) -> list[dict[str, object]]:
+    """Time and print faces whose boxes are given."""
+    pipes = {
+        ("regions", "onnxruntime"): Pipeline(model, backend="onnxruntime", threads=threads),
+        ("coarse", "onnxruntime"): Pipeline(model, stage="coarse", backend="onnxruntime", threads=threads),
+        ("regions", "torch"): Pipeline(model, backend="torch", threads=threads),
+    }
+    rows: list[dict[str, object]] = []
+    for face_px, width, height in [(288, 640, 480), (2000, 4000, 3000)]:
+        image, box = picture(face_px, width, height)
+        for count in (1, 4, 16):
+            boxes = np.stack([box + 2 * i for i in range(count)])
+            timed = pipes if count == 1 else {("regions", "onnxruntime"): pipes["regions", "onnxruntime"]}
+            calls = {"/".join(key): functools.partial(pipe, image, boxes=boxes) for key, pipe in timed.items()}
+            times = paired_ms(calls, repeat if count == 1 else max(3, repeat // 4))
+            shared = {"face_px": face_px, "width": width, "height": height, "faces": count}
+            for stage, backend in timed:
+                middle, quartiles = spread(times[f"{stage}/{backend}"], count)
+                rows.append(
+                    {**shared, "stage": stage, "backend": backend, "ms_per_face": middle, "quartiles_ms": quartiles}
+                )
+                label = f"{face_px:,} px face of {width:,} x {height:,}, {count:>2} together"
+                what = f"{stage}, backend {backend}"
+                low, high = quartiles
+                print(f"{label:<48}{what:<30}{middle:7.1f} ms a face ({low:.1f} to {high:.1f})", flush=True)
+    return rows
+
+
+def with_detector(model: str, threads: int, repeat: int) -> list[dict[str, object]]:
+    """Time and print pictures in which faces must be found first."""
+    pipe = Pipeline(model, threads=threads)
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    rows: list[dict[str, object]] = []
+    for what, image, count in [
+        ("one face", picture(288, 640, 480)[0], max(3, repeat // 3)),
+        ("noise without a face", noise, 3),
+    ]:
+        found = len(pipe(image))
+        middle, quartiles = spread(paired_ms({"": functools.partial(pipe, image)}, count)[""])
+        rows.append(
+            {"what": what, "width": 640, "height": 480, "found": found, "ms": middle, "quartiles_ms": quartiles}
+        )
+        label = f"{what}, 640 x 480, detector included"
+        print(f"{label:<78}{middle:7.1f} ms a picture ({quartiles[0]:.1f} to {quartiles[1]:.1f})", flush=True)
+    return rows
 
 
 def main() -> None:
@@ -70,33 +147,17 @@ def main() -> None:
     parser.add_argument("--model", default="ibug68")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=30)
+    record.add_json_option(parser)
     args = parser.parse_args()
     cv2.setNumThreads(args.threads)
-    bare = process_s(["-c", "pass"])
-    print(f"python -c pass                        {bare:8.3f} s")
-    print(f"python -c 'import cascade_kp'         {process_s(['-c', 'import cascade_kp']):8.3f} s")
-    print(f"python -m cascade_kp --help           {process_s(['-m', 'cascade_kp', '--help']):8.3f} s")
-    pipe = Pipeline(args.model, threads=args.threads)
-    coarse = Pipeline(args.model, stage="coarse", threads=args.threads)
-    eager = Pipeline(args.model, backend="torch", threads=args.threads)
-    for label, face_px, width, height in [
-        ("288 px face, 640 x 480", 288, 640, 480),
-        ("2,000 px face, 4,000 x 3,000", 2000, 4000, 3000),
-    ]:
-        image, box = picture(face_px, width, height)
-        one = median_ms(lambda i=image, b=box: pipe(i, boxes=b), args.repeat)  # type: ignore[misc]
-        first = median_ms(lambda i=image, b=box: coarse(i, boxes=b), args.repeat)  # type: ignore[misc]
-        plain = median_ms(lambda i=image, b=box: eager(i, boxes=b), args.repeat)  # type: ignore[misc]
-        print(f"{label:<38}{one:8.1f} ms a face; stage one alone {first:.1f} ms; backend torch {plain:.1f} ms")
-        for count in (4, 16):
-            boxes = np.stack([box + 2 * i for i in range(count)])
-            many = median_ms(lambda i=image, b=boxes: pipe(i, boxes=b), max(3, args.repeat // 4))  # type: ignore[misc]
-            print(f"  {count:>2} faces together                     {many / count:8.1f} ms a face")
-    image, _ = picture(288, 640, 480)
-    detected = median_ms(lambda: pipe(image), max(3, args.repeat // 3))
-    print(f"with the detector, 640 x 480          {detected:8.1f} ms a picture")
-    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
-    print(f"noise without a face, 640 x 480       {median_ms(lambda: pipe(noise), 3):8.1f} ms a picture")
+    torch.set_num_threads(args.threads)
+    result = record.envelope("latency", _PROTOCOL)
+    result["settings"] = {"model": args.model, "threads": args.threads, "repeat": args.repeat}
+    result["startup"] = startup()
+    result["boxes_given"] = boxes_given(args.model, args.threads, args.repeat)
+    result["with_detector"] = with_detector(args.model, args.threads, args.repeat)
+    if args.json:
+        record.write(args.json, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stage one's three modes and the oracle, side by side: what better region crops are worth.
 
-    python -m benchmarks.modes MODEL FOLDER... [--only LIST]
+    python -m benchmarks.modes MODEL FOLDER... [--only LIST] [--json PATH]
 
 Prints mean inter-ocular NME in % by box source (truth: tight boxes of the labels; jitter: these moved as in training)
 and mode: coarse (stage one alone), points (regions cropped round its points), boxes (in the box network's boxes, where
@@ -16,12 +16,20 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import record
 from cascade_kp.cli.train import percent
 from cascade_kp.data.cache import build_cache
 from cascade_kp.data.readers import read_300w, read_split
 from cascade_kp.training.assemble import crop_errors, stage_one_jitter, validation_table
 from cascade_kp.training.parts import Pool
 from cascade_kp.weights import load_model
+
+_PROTOCOL = """
+Mean inter-ocular NME by box source (truth: tight boxes of the labels; jitter: these moved as in training) and mode:
+coarse (stage one alone), points (regions cropped round its points), boxes (in the box network's boxes), oracle (round
+the labels). Crops: how far the regions' crops lie from the true ones, root mean squares over both box sources; shift in
+sides of the true crop, scale of the logarithm of the side.
+"""
 
 
 def main() -> None:
@@ -31,8 +39,10 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="folders of labelled faces")
     parser.add_argument("--only", type=Path, help="a split list; its names end with the faces' paths")
     parser.add_argument("--threads", type=int, default=2)
+    record.add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    result = record.envelope("modes", _PROTOCOL)
     cascade, info = load_model(args.model)
     parts = [read_300w(folder, scheme=info.scheme) for folder in args.folders]
     if args.only is not None:
@@ -46,9 +56,18 @@ def main() -> None:
         crops = build_cache(parts, Path(scratch), info.config.working_face_px, info.config.working_context)
         pool = Pool.of(crops, cascade.coarse.reference)
         print(f"{info.name} on {len(pool)} faces of {', '.join(map(str, args.folders))}")
-        print(percent(validation_table(cascade, pool, jitter)))
-        for name, row in crop_errors(cascade, pool, jitter).items():
+        table, crops_off = validation_table(cascade, pool, jitter), crop_errors(cascade, pool, jitter)
+        print(percent(table))
+        for name, row in crops_off.items():
             print(f"crops of {name:<12}" + "   ".join(f"{key} {value:.3f}" for key, value in row.items()))
+        result["settings"] = {"model": info.name, "threads": args.threads, "faces": len(pool)}
+    result["rows"] = [
+        {"boxes": boxes, "mode": mode, "nme": row}
+        for (boxes, mode), row in ((name.split(" ", 1), row) for name, row in table.items())
+    ]
+    result["crops"] = [{"region": name, **row} for name, row in crops_off.items()]
+    if args.json:
+        record.write(args.json, result)
 
 
 if __name__ == "__main__":

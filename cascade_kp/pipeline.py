@@ -305,17 +305,22 @@ class Pipeline:
             For each picture the points of all its candidates, in their order, image frame.
 
         Raises:
-            InputError: ``region_boxes`` asks for a network that the model does not have.
+            InputError: ``region_boxes`` asks for a network that the model does not have, or ``oracle`` is not of the
+                candidates.
         """
         crops = [crop for one in candidates for crop in one.crops]
         count = len(self.scheme)
+        if oracle is not None:
+            expected, got = [(len(one), count, 2) for one in candidates], [np.shape(points) for points in oracle]
+            if expected != got:
+                raise InputError(f"oracle: expected true points of the shapes {expected}, got {got}")
         if not crops:
             nothing = np.zeros((0, count), np.float32)
             empty = np.zeros((0, count, 2), np.float32)
             return [Points(empty, nothing, empty, np.zeros(0, np.float32)) for _ in candidates]
         boxes = np.concatenate([one.boxes for one in candidates])
         rolls = np.concatenate([one.rolls for one in candidates])
-        truth = None if oracle is None else np.concatenate([np.reshape(o, (-1, count, 2)) for o in oracle])
+        truth = None if oracle is None else np.concatenate(oracle)
         parts = []
         for start in range(0, len(crops), _BATCH):
             chunk = slice(start, start + _BATCH)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cascade_kp.data.synthetic import mean_face
-from cascade_kp.evaluation.faces import EVERYTHING, LabelledFaces
+from cascade_kp.evaluation.faces import LabelledFaces
 from cascade_kp.evaluation.protocol import Evaluation, point_groups
-from cascade_kp.evaluation.result import Result
+from cascade_kp.evaluation.result import EVERYTHING, Result
 from cascade_kp.metrics import nme
 from cascade_kp.schemes import convert, load_scheme
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -163,14 +165,21 @@ def _check_outputs(args: Evaluate) -> None:
         "ced": (".png", ".svg"),
         "report": (".html", ".htm"),
     }
+    inputs = [args.split, args.curves, *args.boxes, args.model]
+    spared = {os.path.realpath(path) for path in inputs if path is not None}
     for name, suffixes in wanted.items():
         path: Path | None = getattr(args, name)
         if path is None:
             continue
         if path.suffix.lower() not in suffixes:
             raise InputError(f"{name}: expected a file that ends in {' or '.join(suffixes)}, got {str(path)!r}")
-        if not path.parent.is_dir():
-            raise InputError(f"{name}: expected a folder that is there, got {str(path.parent)!r}")
+        if path.is_dir() or not path.parent.is_dir():
+            what = "a folder" if path.is_dir() else f"one in {str(path.parent)!r}, which is no folder"
+            raise InputError(f"{name}: expected a file in a folder that is there, got {what}: {str(path)!r}")
+        if os.path.realpath(path) in spared:
+            raise InputError(f"{name}: expected an output beside the inputs, got one of them: {str(path)!r}")
+        if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None and find_spec("fastparquet") is None:
+            raise InputError(f"{name}: {path} needs a library that is missing: pip install pyarrow, or write .csv")
     if args.curves is not None:
         if args.ced is None:
             raise InputError("curves: expected --ced with it, the figure they are drawn in")

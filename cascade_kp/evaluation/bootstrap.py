@@ -81,12 +81,13 @@ def intervals(
         (2, C) low and high of each; NaN where no face can be scored.
 
     Raises:
-        InputError: the errors are not (N, C), there are no resamples, or the level is not between 0 and 1.
+        InputError: the errors are not (N, C), there are no resamples, the seed is negative, or the level is not
+            between 0 and 1.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     given = _columns(errors)
-    _check(resamples, level)
+    _check(resamples, level, seed)
     if not len(given):
         return Scores(*np.full((3, 2, given.shape[1]), np.nan))
     rows = [scores(given, threshold, counts) for counts in _resamples(len(given), resamples, seed)]
@@ -115,7 +116,7 @@ def paired_differences(
         InputError: the shapes differ or are not (N, C), N = 0, or there are no resamples.
     """
     first, second = _columns(before), _columns(after)
-    _check(resamples, 0.5)
+    _check(resamples, 0.5, seed)
     if first.shape != second.shape or not len(first):
         raise InputError(
             f"errors: expected the same faces for both, at least one, got {first.shape} and {second.shape}"
@@ -159,7 +160,9 @@ def _columns(errors: ArrayLike) -> NDArray[np.float64]:
     return given
 
 
-def _check(resamples: int, level: float) -> None:
+def _check(resamples: int, level: float, seed: int) -> None:
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"seed: expected a whole number of at least 0, got {seed!r}")
     if type(resamples) is not int or resamples < 1:
         raise InputError(f"resamples: expected a positive whole number, got {resamples!r}")
     if not 0.0 < level < 1.0:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import os
+import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import scipy.io
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -18,7 +20,6 @@ from cascade_kp.detect import box_iou
 from cascade_kp.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
@@ -85,7 +86,7 @@ def assign(found: NDArray[np.float32], wanted: NDArray[np.float32], min_iou: flo
     return answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoxFile:
     """Boxes by picture, from one file.
 
@@ -105,17 +106,16 @@ class BoxFile:
         for name in self.boxes:
             self._by_stem.setdefault(name[-1], []).append(name)
 
-    def of(self, picture: str) -> NDArray[np.float32] | None:
-        """The boxes (M, 4) of a picture; None if the file does not know it.
-
-        Raises:
-            DataError: the file has several pictures that could be meant.
-        """
-        parts = Path(picture).resolve().with_suffix("").parts
+    def entry(self, picture: str) -> tuple[str, ...] | None:
+        """The key in ``boxes`` that stands for a picture, with most folders that fit; None if there is none."""
+        parts = Path(os.path.abspath(picture)).with_suffix("").parts  # noqa: PTH100 (a link is a name too)
         fits = [name for name in self._by_stem.get(parts[-1], []) if parts[-len(name) :] == name]
-        longest = max(map(len, fits), default=0)
-        fits = [name for name in fits if len(name) == longest]
-        return self.boxes[fits[0]] if fits else None
+        return max(fits, key=len, default=None)
+
+    def of(self, picture: str) -> NDArray[np.float32] | None:
+        """The boxes of a picture, (M, 4) xyxy px; None if the file does not know it."""
+        entry = self.entry(picture)
+        return None if entry is None else self.boxes[entry]
 
 
 def read_boxes(path: str | os.PathLike[str], mat_box: MatBox = "bb_detector") -> BoxFile:
@@ -144,11 +144,8 @@ def read_boxes(path: str | os.PathLike[str], mat_box: MatBox = "bb_detector") ->
         raise DataError(f"{file}: expected a file of boxes that can be read, got: {error}") from error
     boxes: dict[tuple[str, ...], list[Any]] = {}
     for where, name, box in reader(file, mat_box):
-        key = Path(str(name).replace("\\", "/")).with_suffix("").parts if str(name).strip() else ()
-        if not key:
-            raise DataError(f"{where}: expected the name of a picture, got {name!r}")
-        rows = boxes.setdefault(key[1:] if key[0] == "/" else key, [])
-        if box is not None:
+        rows = boxes.setdefault(_name(name, where), [])
+        if box is not _NONE:
             rows.append(_checked(box, where))
     if not boxes:
         raise DataError(f"{file}: expected the boxes of at least one picture, got none")
@@ -156,7 +153,17 @@ def read_boxes(path: str | os.PathLike[str], mat_box: MatBox = "bb_detector") ->
     return BoxFile(file, hashlib.sha256(content).hexdigest(), arrays)
 
 
-_Row = tuple[str, str, Any]  # where it stands, the picture, its box or None for a picture without one
+_NONE = object()  # in place of a box: a picture that has none
+_Row = tuple[str, Any, Any]  # where it stands, the picture, its box
+
+
+def _name(text: object, where: str) -> tuple[str, ...]:
+    """A picture's name as the parts of its path, without suffix and without steps upwards at its beginning."""
+    parts = posixpath.normpath(text.replace("\\", "/")).split("/") if isinstance(text, str) and text.strip() else []
+    parts = [part for part in parts if part not in ("", ".", "..")]
+    if not parts:
+        raise DataError(f"{where}: expected the name of a picture, got {text!r}")
+    return (*parts[:-1], posixpath.splitext(parts[-1])[0])
 
 
 def _checked(box: object, where: str) -> list[float]:
@@ -172,34 +179,40 @@ def _checked(box: object, where: str) -> list[float]:
 def _from_mat(file: Path, mat_box: MatBox) -> list[_Row]:
     try:
         content = scipy.io.loadmat(file, simplify_cells=True)
-    except (OSError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+    except (OSError, ValueError, TypeError, IndexError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise DataError(f"{file}: expected a MATLAB file of version 7 or older, got: {error}") from error
     cells = content.get("bounding_boxes")
     if cells is None:
         found = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "nothing"
         raise DataError(f"{file}: expected the variable bounding_boxes, got {found}")
-    rows = []
-    for number, cell in enumerate([cells] if isinstance(cells, dict) else cells, start=1):
+    rows: list[_Row] = []
+    for number, cell in enumerate(np.ravel(np.asarray(cells, object)).tolist(), start=1):
         where = f"{file}: bounding_boxes{{{number}}}"
         if not isinstance(cell, dict) or "imgName" not in cell or mat_box not in cell:
             found = ", ".join(cell) if isinstance(cell, dict) else type(cell).__name__
             raise DataError(f"{where}: expected a struct with imgName and {mat_box}, got {found}")
-        rows.append((where, str(cell["imgName"]), np.asarray(_checked(cell[mat_box], where)) - 0.5))
+        rows.append((where, cell["imgName"], np.asarray(_checked(cell[mat_box], where)) - 0.5))
     return rows
 
 
 def _from_csv(file: Path, _: MatBox) -> list[_Row]:
+    # Not by pandas, which takes a picture called NA for none; a file name that is no text is read as predict wrote it.
     try:
-        table = pd.read_csv(file, dtype={"image": str})
-    except (OSError, ValueError) as error:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+            table = list(csv.DictReader(text))
+    except csv.Error as error:
         raise DataError(f"{file}:1: expected a CSV file, got: {error}") from error
-    columns = next((list(names) for names in _CSV_BOX if set(names) <= set(table.columns)), None)
-    if columns is None or "image" not in table.columns:
-        got = ", ".join(map(str, table.columns[:8]))
+    found = [name for name in (table[0] if table else {}) if name is not None]
+    columns = next((names for names in _CSV_BOX if set(names) <= set(found)), None)
+    if columns is None or "image" not in found:
+        got = ", ".join(found[:8]) or "no row"
         raise DataError(f"{file}:1: expected columns image and {', '.join(_CSV_BOX[0])} (or x0, y0, x1, y1), got {got}")
-    values = table[columns].to_numpy()
-    names = cast("list[str]", table["image"].tolist())
-    return [(f"{file}:{i + 2}", name, row) for i, (name, row) in enumerate(zip(names, values, strict=True))]
+    rows = []
+    for number, row in enumerate(table, start=2):
+        if None in row:
+            raise DataError(f"{file}:{number}: expected {len(found)} cells, got {len(found) + len(row[None])}")
+        rows.append((f"{file}:{number}", row["image"], [row[name] for name in columns]))
+    return rows
 
 
 def _from_json(file: Path, _: MatBox) -> list[_Row]:
@@ -211,9 +224,9 @@ def _from_json(file: Path, _: MatBox) -> list[_Row]:
         try:
             entry = json.loads(line)
             name, faces = entry["image"], [face["box"] for face in entry["faces"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{where}: expected an object with image and faces, as predict writes it, got: {error}"
             ) from error
-        rows += [(where, name, box) for box in faces] or [(where, name, None)]
+        rows += [(where, name, box) for box in faces] or [(where, name, _NONE)]
     return rows

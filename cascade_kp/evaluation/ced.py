@@ -32,7 +32,7 @@ from PIL import Image
 
 from cascade_kp import metrics
 from cascade_kp.errors import DataError, InputError
-from cascade_kp.evaluation.faces import EVERYTHING
+from cascade_kp.evaluation.result import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

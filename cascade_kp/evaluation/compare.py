@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -79,13 +81,11 @@ class Comparison:
         changes: every statistic that was compared.
         n: faces compared.
         tolerance: smallest difference that counts, a fraction.
-        resamples: of the bootstrap.
     """
 
     changes: tuple[Change, ...]
     n: int
     tolerance: float
-    resamples: int
 
     @property
     def worse(self) -> tuple[Change, ...]:
@@ -104,7 +104,6 @@ class Comparison:
         return {
             "n": self.n,
             "tolerance": self.tolerance,
-            "resamples": self.resamples,
             "better": len(self.better),
             "worse": len(self.worse),
             "changes": plain,
@@ -132,7 +131,7 @@ def compare(
         stage: the one to compare, or ``all`` that both have; the first result's headline stage by default.
         tolerance: differences smaller than this are called ``same``, however sure: by default half of what would show
             in a percentage of two decimals.
-        resamples: of the bootstrap; at least 1,000, or no adjusted p-value could be small.
+        resamples: of the bootstrap; more are drawn where many subsets and regions ask for smaller p-values.
         seed: of the bootstrap.
 
     Returns:
@@ -147,8 +146,8 @@ def compare(
     """
     if not 0.0 <= tolerance < np.inf:
         raise InputError(f"tolerance: expected a fraction of at least 0, got {tolerance!r}")
-    if type(resamples) is not int or resamples < 1000:
-        raise InputError(f"resamples: expected a whole number of at least 1000, got {resamples!r}")
+    if type(resamples) is not int or resamples < 1:
+        raise InputError(f"resamples: expected a positive whole number, got {resamples!r}")
     _check_conditions(before, after)
     after = after.only(_order(before, after))
     shared = [name for name in before.stages if name in after.stages]
@@ -162,24 +161,44 @@ def compare(
     changes: list[Change] = []
     for name in stages:
         changes += _holm(list(_changes(before, after, name, resamples, seed)), tolerance)
-    return Comparison(tuple(changes), len(before), tolerance, resamples)
+    return Comparison(tuple(changes), len(before), tolerance)
 
 
-def _changes(before: Result, after: Result, stage: str, resamples: int, seed: int) -> Iterator[tuple[Change, float]]:
-    """Every change of a stage with the resolution of its p-value; nothing is adjusted or judged yet."""
-    groups = [group for group in before.errors[stage] if group in after.errors[stage]]
+class _Part(NamedTuple):
+    """Errors of one set of faces before and after, (n, C), a column for each group of points."""
+
+    subset: str
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+
+
+def _parts(before: Result, after: Result, stage: str, groups: Sequence[str]) -> list[_Part]:
     tables = [np.stack([r.errors[stage][group] for group in groups], axis=1) for r in (before, after)]
-    done: set[bytes] = set()
-    for subset, rows in before.subsets.items():
-        if not len(rows) or rows.tobytes() in done:
-            continue  # one folder alone is everything too
-        done.add(rows.tobytes())
-        first, second = (table[rows] for table in tables)
+    # One folder alone is everything too: each set of faces is looked at once.
+    distinct: dict[bytes, tuple[str, NDArray[np.intp]]] = {}
+    for name, rows in before.subsets.items():
+        distinct.setdefault(rows.tobytes(), (name, rows))
+    return [_Part(name, tables[0][rows], tables[1][rows]) for name, rows in distinct.values() if len(rows)]
+
+
+def _changes(before: Result, after: Result, stage: str, resamples: int, seed: int) -> Iterator[Change]:
+    """Every change of a stage, with p-values that are not adjusted and no verdict yet."""
+    groups = [group for group in before.errors[stage] if group in after.errors[stage]]
+    parts, at = _parts(before, after, stage, groups), before.threshold
+    # Enough that the smallest p-value can still be significant once it is adjusted for all of them.
+    resamples = max(resamples, math.ceil(4 * len(parts) * (len(groups) + 2) / _ALPHA))
+    for subset, first, second in parts:
         both = np.isfinite(first) & np.isfinite(second)
-        common = [np.where(both, errors, np.nan) for errors in (first, second)]
-        plain = [scores(errors, before.threshold) for errors in (first, second)]
-        nmes = [scores(errors, before.threshold).nme for errors in common]
-        differences = paired_differences(first, second, before.threshold, resamples=resamples, seed=seed)
+        nmes = [scores(np.where(both, errors, np.nan), at).nme for errors in (first, second)]
+        plain = [scores(errors, at) for errors in (first, second)]
+        differences = paired_differences(first, second, at, resamples=resamples, seed=seed)
+        # How many faces differ at all in what is averaged.
+        with np.errstate(invalid="ignore"):
+            moved = {
+                "nme": both & (first != second),
+                "auc": np.nan_to_num(np.clip(1 - first / at, 0, 1)) != np.nan_to_num(np.clip(1 - second / at, 0, 1)),
+                "fr": (first > at) != (second > at),
+            }
         for i, group in enumerate(groups):
             values = {"nme": (nmes[0][i], nmes[1][i], differences.nme[:, i])}
             if i == 0:
@@ -191,22 +210,21 @@ def _changes(before: Result, after: Result, stage: str, resamples: int, seed: in
                     continue  # no face that both can score
                 low, high = np.quantile(known, [_ALPHA / 2, 1 - _ALPHA / 2])
                 tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
-                p = min(1.0, 2 * (tail + 1) / (known.size + 1))
-                change = Change(
-                    subset, stage, group, metric, float(one), float(two), float(low), float(high), p, "same"
-                )
-                yield change, p
+                # Resamples of a few faces that happen to agree never disagree; their signs could by chance.
+                least = 2.0 ** (1 - int(moved[metric][:, i].sum()))
+                p = min(1.0, max(least, 2 * (tail + 1) / (known.size + 1)))
+                yield Change(subset, stage, group, metric, float(one), float(two), float(low), float(high), p, "same")
 
 
-def _holm(found: Sequence[tuple[Change, float]], tolerance: float) -> list[Change]:
+def _holm(found: Sequence[Change], tolerance: float) -> list[Change]:
     """Adjust the p-values of a family and judge each change."""
-    order = sorted(range(len(found)), key=lambda i: found[i][1])
+    order = sorted(range(len(found)), key=lambda i: found[i].p)
     adjusted, highest = [1.0] * len(found), 0.0
     for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, found[i][1] * (len(found) - rank)))
+        highest = max(highest, min(1.0, found[i].p * (len(found) - rank)))
         adjusted[i] = highest
     judged = []
-    for (change, _), p in zip(found, adjusted, strict=True):
+    for change, p in zip(found, adjusted, strict=True):
         verdict: Verdict = "same"
         if p < _ALPHA and abs(change.difference) >= tolerance:
             gain = change.difference > 0 if change.metric == "auc" else change.difference < 0
@@ -228,26 +246,41 @@ def _check_conditions(before: Result, after: Result) -> None:
 
 
 def _order(before: Result, after: Result) -> NDArray[np.intp]:
-    """Where each face of the first result stands in the second."""
-    place = {digest: i for i, digest in enumerate(after.digests)}
-    lost = [name for name, digest in zip(before.names, before.digests, strict=True) if digest not in place]
-    known = set(before.digests)
-    new = [name for name, digest in zip(after.names, after.digests, strict=True) if digest not in known]
-    if lost or new:
-        changed = sorted(set(lost) & set(new))
-        parts = []
-        if changed:
-            parts.append(f"{len(changed)} have another picture or other labels ({_some(changed)})")
-        only = [sorted(set(names) - set(changed)) for names in (lost, new)]
-        parts += [
-            f"{len(names)} are only in the {which} ({_some(names)})"
-            for which, names in zip(("first", "second"), only, strict=True)
-            if names
-        ]
-        raise InputError(
-            f"results: expected the same faces in both, got {len(before)} and {len(after)}: {'; '.join(parts)}"
-        )
-    return np.array([place[digest] for digest in before.digests], np.intp)
+    """Where each face of the first result stands in the second; twins of one picture are told apart by their names."""
+    counts = [Counter(result.digests) for result in (before, after)]
+    if counts[0] != counts[1]:
+        raise InputError(_difference(before, after, counts[0] - counts[1], counts[1] - counts[0]))
+    twins: dict[str, dict[str, int]] = {}
+    for i, (digest, name) in enumerate(zip(after.digests, after.names, strict=True)):
+        twins.setdefault(digest, {})[name] = i
+    order = np.full(len(before), -1, np.intp)
+    unnamed = []
+    for i, (digest, name) in enumerate(zip(before.digests, before.names, strict=True)):
+        if name in twins[digest]:
+            order[i] = twins[digest].pop(name)
+        else:
+            unnamed.append(i)
+    for i in unnamed:
+        order[i] = twins[before.digests[i]].pop(next(iter(twins[before.digests[i]])))
+    return order
+
+
+def _difference(before: Result, after: Result, lost: Counter[str], new: Counter[str]) -> str:
+    """What the faces of two results do not have in common, in words."""
+    names: list[list[str]] = []
+    for result, counts in ((before, lost), (after, new)):
+        left = Counter(counts)
+        names.append([])
+        for digest, name in zip(result.digests, result.names, strict=True):
+            if left[digest] > 0:
+                left[digest] -= 1
+                names[-1].append(name)
+    changed = sorted(set(names[0]) & set(names[1]))
+    parts = [f"{len(changed)} have another picture or other labels ({_some(changed)})"] if changed else []
+    for which, some in zip(("first", "second"), names, strict=True):
+        only = sorted(set(some) - set(changed))
+        parts += [f"{len(only)} are only in the {which}, or more often ({_some(only)})"] if only else []
+    return f"results: expected the same faces in both, got {len(before)} and {len(after)}: {'; '.join(parts)}"
 
 
 def _some(names: Sequence[str]) -> str:

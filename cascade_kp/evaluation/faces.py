@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,17 +17,17 @@ from numpy.typing import NDArray
 
 from cascade_kp import geometry
 from cascade_kp.data.readers import Samples, read_300w, read_split
-from cascade_kp.errors import DataError, SchemeError
+from cascade_kp.errors import DataError, ImageError, SchemeError
+from cascade_kp.evaluation.result import EVERYTHING
 from cascade_kp.formats import read_pts
+from cascade_kp.images import read_image
 from cascade_kp.schemes import Scheme, available_schemes, convert, load_scheme
 from cascade_kp.structures import Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["EVERYTHING", "Data", "LabelledFaces", "read_faces"]
-
-EVERYTHING = "everything"
+__all__ = ["Data", "LabelledFaces", "read_faces"]
 
 Data = str | os.PathLike[str] | Sequence["Sample"]
 
@@ -57,22 +58,37 @@ class LabelledFaces:
         """N."""
         return len(self.names)
 
-    def pictures(self) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    def pictures(self, positions: Iterable[int] | None = None) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
         """Each picture once, (H, W, 3) uint8 RGB, with the positions of its faces, as far as these follow each other.
+
+        Faces of a folder share a picture if they share its path. A reader's paths may mean anything, such as one file
+        that holds all pictures, so its faces share a picture if that is the same too.
+
+        Args:
+            positions: of the faces to take; all by default.
 
         Raises:
             ImageError: a picture cannot be decoded.
         """
-        start = 0
-        for part in self.parts:
-            first = 0
-            while first < len(part):
-                last = first + 1
-                while last < len(part) and self.paths[start + last] == self.paths[start + first] != "":
-                    last += 1
-                yield list(range(start + first, start + last)), part[first]["image"]
-                first = last
-            start += len(part)
+        waiting: list[int] = []
+        image: NDArray[np.uint8] | None = None
+        for i in range(len(self)) if positions is None else positions:
+            joins = bool(waiting) and (self.paths[i], self.origins[i]) == (
+                self.paths[waiting[0]],
+                self.origins[waiting[0]],
+            )
+            if joins and self._from_folder(i):
+                waiting.append(i)
+                continue
+            other = self.picture(i)
+            if joins and image is not None and np.array_equal(image, other):
+                waiting.append(i)
+                continue
+            if image is not None:
+                yield waiting, image
+            waiting, image = [i], other
+        if image is not None:
+            yield waiting, image
 
     def picture(self, i: int) -> NDArray[np.uint8]:
         """The picture of one face, (H, W, 3) uint8 RGB; decoded for this.
@@ -106,17 +122,20 @@ class LabelledFaces:
         A union is there only if all its parts are: ``common`` is HELEN's and LFPW's test folders, ``challenging`` is
         ibug, ``full`` both; of the challenge's private set ``indoor`` and ``outdoor``, and ``all`` both.
 
-        Source: TARGETS of 300-W as in Ren et al., CVPR 2014; Sagonas et al., IVC 2016.
+        Source: Ren et al., Face Alignment at 3000 FPS, CVPR 2014; Sagonas et al., 300 Faces in-the-Wild Challenge,
+        IVC 2016.
         """
         found = {EVERYTHING: np.arange(len(self))}
         folders = np.array(self.folders)
         by_folder = {name: np.flatnonzero(folders == name) for name in dict.fromkeys(self.folders)}
         found |= by_folder
-        known = {_official(name): name for name in by_folder}
+        known: dict[str, list[NDArray[np.intp]]] = {}
+        for name, rows in by_folder.items():
+            known.setdefault(_official(name), []).append(rows)
 
         def union(name: str, *needed: str) -> None:
             if all(part in known for part in needed):
-                found[name] = np.sort(np.concatenate([by_folder[known[part]] for part in needed]))
+                found[name] = np.sort(np.concatenate([rows for part in needed for rows in known[part]]))
 
         union("common", "helen test", "lfpw test")
         union("challenging", "ibug")
@@ -133,23 +152,42 @@ class LabelledFaces:
 
     def digests(self) -> tuple[str, ...]:
         """N hashes, 16 hex digits each, of a face's picture and labels: the same face anywhere has the same."""
-        pictures: dict[str, bytes] = {}
+        return self._digests
+
+    @functools.cached_property
+    def _digests(self) -> tuple[str, ...]:
+        files: dict[str, bytes] = {}
         found = []
         for i, path in enumerate(self.paths):
-            if path not in pictures:
-                pictures[path] = self._picture_digest(i)
-            labels = np.nan_to_num(self.keypoints[i].astype("<f4"), nan=-1e6)
-            found.append(hashlib.sha256(pictures[path] + labels.tobytes()).hexdigest()[:16])
-            if not path:
-                del pictures[path]
+            pixels = None if self._from_folder(i) else np.ascontiguousarray(self.picture(i))
+            if pixels is not None and not _shows(path, pixels):
+                picture = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+            elif path in files:
+                picture = files[path]
+            else:
+                picture = files[path] = hashlib.sha256(Path(path).read_bytes()).digest()
+            found.append(hashlib.sha256(picture + self._label_bytes(i)).hexdigest()[:16])
         return tuple(found)
 
-    def _picture_digest(self, i: int) -> bytes:
-        path = Path(self.paths[i])
-        if self.paths[i] and path.is_file():
-            return hashlib.sha256(path.read_bytes()).digest()
-        pixels = np.ascontiguousarray(self.picture(i))
-        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+    def keys(self) -> tuple[str, ...]:
+        """N hashes of the labels alone, for random numbers that are a face's own wherever it comes from."""
+        return tuple(hashlib.sha256(self._label_bytes(i)).hexdigest()[:16] for i in range(len(self)))
+
+    def _label_bytes(self, i: int) -> bytes:
+        labels: NDArray[np.float32] = np.nan_to_num(self.keypoints[i].astype("<f4"), nan=-1e6)
+        return labels.tobytes()
+
+    def _from_folder(self, i: int) -> bool:
+        """Whether a face was read from a folder, so that its path is that of its picture."""
+        return isinstance(self.parts[self.origins[i]], Samples)
+
+
+def _shows(path: str, pixels: NDArray[np.uint8]) -> bool:
+    """Whether a reader's path is a file that holds just this picture."""
+    try:
+        return bool(path) and Path(path).is_file() and np.array_equal(read_image(path), pixels)
+    except ImageError:
+        return False
 
 
 def read_faces(
@@ -180,8 +218,7 @@ def read_faces(
     parts: list[Sequence[Sample]] = []
     for one in data:
         if isinstance(one, str | os.PathLike):
-            _check_count(Path(one), source, scheme)
-            parts.append(read_300w(one, scheme=source, skip_bad=skip_bad))
+            parts.append(_read_folder(Path(one), source, scheme, skip_bad=skip_bad))
         else:
             parts.append(one)
     if split is not None:
@@ -212,7 +249,7 @@ def _only(parts: list[Sequence[Sample]], split: str | os.PathLike[str]) -> list[
     for part in parts:
         if not isinstance(part, Samples):
             raise DataError("split: expected folders as data, as the list holds paths, got a reader")
-        root = Path(part.root).resolve().parts
+        root = Path(os.path.abspath(part.root)).parts  # noqa: PTH100 (a link is a name too, as everywhere here)
         rows = []
         for i, name in enumerate(part.names):
             path = (*root, *name.split("/"))
@@ -265,18 +302,21 @@ def _labels(
 
 
 def _names(paths: Sequence[str], stems: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of faces and of their folders: the last two folders, or as many more as tell pictures apart."""
-    folders = [Path(os.path.abspath(path)).parent.parts[1:] if path else () for path in paths]  # noqa: PTH100 (no links)
-    deepest = max(map(len, folders), default=0)
-    depth = 2
-    while depth < deepest:
-        places = {("/".join(folder[-depth:]), stem) for folder, stem in zip(folders, stems, strict=True)}
-        apart = {(folder, stem) for folder, stem in zip(folders, stems, strict=True)}
-        if len(places) == len(apart):
-            break
+    """Names of faces and of their folders: the last two folders, or as many more as tell all folders apart."""
+    folders = [_folder(path) for path in paths]
+    apart, depth = set(folders), 2
+    while len({folder[-depth:] for folder in apart}) < len(apart):
         depth += 1
     labels = tuple("/".join(folder[-depth:]) or "." for folder in folders)
     return tuple(f"{label}/{stem}" for label, stem in zip(labels, stems, strict=True)), labels
+
+
+def _folder(path: str) -> tuple[str, ...]:
+    """The folders of a picture from the top; a reader's path that is no file is taken as it is."""
+    given = Path(path)
+    if given.is_file():
+        given = Path(os.path.abspath(path))  # noqa: PTH100 (a link is a name too)
+    return tuple(part for part in given.parent.parts if part not in (given.anchor, "..", "."))
 
 
 def _official(folder: str) -> str:
@@ -291,21 +331,29 @@ def _official(folder: str) -> str:
     return last
 
 
-def _check_count(folder: Path, source: Scheme, model: Scheme) -> None:
-    """Say what would fit where the first file has another number of points than the scheme that reads it."""
-    if not folder.is_dir():
-        return  # the reader says what is wrong
-    first = next(iter(sorted(folder.rglob("*.pts"))), None)
-    if first is None:
-        return
+def _read_folder(folder: Path, source: Scheme, model: Scheme, *, skip_bad: bool) -> Samples:
+    """A folder's faces; where its files have another number of points, the error says which scheme would fit."""
     try:
-        count = len(read_pts(first))
-    except DataError:
-        return
-    if count != len(source):
+        return read_300w(folder, scheme=source, skip_bad=skip_bad)
+    except DataError as error:
+        counts = set()
+        for file in sorted(folder.rglob("*.pts")):
+            below = file.relative_to(folder).parts
+            if "__MACOSX" in below or any(part.startswith(".") for part in below):
+                continue
+            try:
+                counts.add(len(read_pts(file)))
+            except DataError:
+                continue
+            if len(counts) > 1:
+                break  # no scheme: some files are broken
+        count = counts.pop() if len(counts) == 1 else len(source)
+        if count == len(source):
+            raise
         raise SchemeError(
-            f"{first}: expected {len(source)} points, as {source.name!r} has, got {count}; {_fitting(count, model)}"
-        )
+            f"{folder}: expected {len(source)} points in each file, as {source.name!r} has, got {count}; "
+            f"{_fitting(count, model)}"
+        ) from error
 
 
 def _fitting(count: int, model: Scheme) -> str:

@@ -18,8 +18,6 @@ from cascade_kp.evaluation.protocol import point_groups
 from cascade_kp.metrics import nme, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cascade_kp.evaluation.faces import LabelledFaces
     from cascade_kp.evaluation.protocol import Protocol
     from cascade_kp.models.cascade import Stage
@@ -107,7 +105,7 @@ class Perturbation:
 def perturbation(pipe: Pipeline, faces: LabelledFaces, protocol: Protocol, *, limit: int = 100) -> Perturbation:
     """Run a pipeline on true boxes that are shifted and scaled by steps.
 
-    The direction of a face's shift is drawn from its name, so that it is the same in every run and at every step.
+    The direction of a face's shift is drawn from its labels, so that it is the same in every run and at every step.
 
     Args:
         pipe: of the whole cascade.
@@ -131,7 +129,7 @@ def perturbation(pipe: Pipeline, faces: LabelledFaces, protocol: Protocol, *, li
         raise InputError(f"points: expected all or one of {', '.join(groups)} of {scheme.name!r}, got {group!r}")
     run = _Run(pipe, faces)
     chosen = run.usable[np.unique(np.linspace(0, len(run.usable) - 1, min(limit, len(run.usable))).round().astype(int))]
-    for positions, image in _pictures(faces, chosen.tolist()):
+    for positions, image in faces.pictures(chosen.tolist()):
         run.add(positions, image)
     run.flush()
     rows = np.array(run.done, np.intp)
@@ -161,7 +159,7 @@ class _Run:
     """
 
     def __init__(self, pipe: Pipeline, faces: LabelledFaces) -> None:
-        self._pipe, self._names = pipe, faces.names
+        self._pipe, self._keys = pipe, faces.keys()
         _, self._boxes, usable = faces.placed(pipe.reference)
         self.usable = np.flatnonzero(usable)
         self.done: list[int] = []
@@ -173,7 +171,7 @@ class _Run:
         """Take in some faces of one picture."""
         height, width = image.shape[:2]
         for position in positions:
-            boxes = _steps(self._boxes[position], self._names[position])
+            boxes = _steps(self._boxes[position], self._keys[position])
             if not ((boxes[:, 2:] > 0).all() and (boxes[:, 0] < width).all() and (boxes[:, 1] < height).all()):
                 continue
             self._waiting.append((position, self._pipe.find(image, boxes)))
@@ -198,28 +196,14 @@ class _Run:
         return np.swapaxes(np.stack(found) if found else np.zeros(shape, np.float32), 0, 1)
 
 
-def _steps(box: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+def _steps(box: NDArray[np.float32], key: str) -> NDArray[np.float32]:
     """(S, 4) the box of one face at every step, xyxy px."""
-    draw = int.from_bytes(hashlib.sha256(f"shift/{name}".encode(errors="surrogateescape")).digest()[:8], "little")
+    draw = int.from_bytes(hashlib.sha256(f"shift/{key}".encode()).digest()[:8], "little")
     angle = 2 * math.pi * draw / 2**64
     shifts = np.array([step.amount if step.kind == "shift" else 0.0 for step in STEPS])
     grow = np.array([step.amount if step.kind == "scale" else 1.0 for step in STEPS])
     direction = np.array([math.cos(angle), math.sin(angle)])
     return displaced(np.repeat(box[None], len(STEPS), axis=0), shifts[:, None] * direction, grow)
-
-
-def _pictures(faces: LabelledFaces, positions: list[int]) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """Each picture once, with the chosen faces in it, as far as these follow each other."""
-    first = 0
-    while first < len(positions):
-        last = first + 1
-        here = (faces.paths[positions[first]], faces.origins[positions[first]])
-        while (
-            last < len(positions) and here[0] and (faces.paths[positions[last]], faces.origins[positions[last]]) == here
-        ):
-            last += 1
-        yield positions[first:last], faces.picture(positions[first])
-        first = last
 
 
 def _number(value: float) -> float | None:

@@ -90,8 +90,8 @@ class Protocol:
         }.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if not self.points:
-            raise InputError("points: expected at least one group of points, got none")
+        if type(self.points) is not tuple or not self.points:
+            raise InputError(f"points: expected a tuple of at least one group of points, got {self.points!r}")
         for name in ("jitter_shift", "jitter_scale"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name}: expected a share from 0 to below 1, got {getattr(self, name)!r}")
@@ -180,20 +180,20 @@ class Evaluation:
         Raises:
             InputError: another suffix, the file cannot be written, or Parquet's library is not installed.
         """
-        name = os.fspath(path)
+        name = os.fspath(path).lower()
         try:
             if name.endswith(".csv"):
                 self.table().to_csv(path, index=False, float_format="%.6g")
             elif name.endswith(".parquet"):
                 self.table().to_parquet(path, index=False)
             else:
-                raise InputError(f"table: expected a .csv or .parquet file, got {name!r}")
+                raise InputError(f"table: expected a .csv or .parquet file, got {str(path)!r}")
         except ImportError as error:
             raise InputError(
-                f"table: {name} needs a library that is missing: pip install pyarrow, or write .csv"
+                f"table: {path} needs a library that is missing: pip install pyarrow, or write .csv"
             ) from error
         except OSError as error:
-            raise InputError(f"{name}: expected a file that can be written, got: {error}") from error
+            raise InputError(f"{path}: expected a file that can be written, got: {error}") from error
 
 
 def point_groups(scheme: Scheme) -> dict[str, tuple[int, ...]]:
@@ -394,7 +394,7 @@ class _Run:
         self._pipe, self._faces, self._how, self._files = pipe, faces, how, files
         self._whole, self._tight, self._usable = faces.placed(pipe.reference)
         if how.source == "jitter":
-            self._moved = moved(self._tight, faces.names, how.jitter_shift, how.jitter_scale, how.seed)
+            self._moved = moved(self._tight, faces.keys(), how.jitter_shift, how.jitter_scale, how.seed)
         self._modes = _modes(pipe, how)
         names = [mode.name for mode in self._modes]
         self._both = names[0] == "regions" and how.stage == "all"
@@ -403,7 +403,7 @@ class _Run:
         self.sigma = {name: np.full((count, size), np.nan, np.float32) for name in names}
         self.boxes = np.full((count, 4), np.nan, np.float32)
         self.others = 0
-        self._known_pictures = 0
+        self._used: dict[tuple[BoxFile, tuple[str, ...]], str] = {}  # names in files of boxes, and whose they are
         self._waiting: list[tuple[list[int], Candidates]] = []
 
     def add(self, positions: list[int], image: NDArray[np.uint8]) -> None:
@@ -414,10 +414,7 @@ class _Run:
         """
         boxes: NDArray[np.float32] | None = None
         if self._how.source == "supplied":
-            first = positions[0]
-            supplied = self._files[self._faces.origins[first]].of(self._faces.paths[first])
-            self._known_pictures += supplied is not None
-            supplied = np.zeros((0, 4), np.float32) if supplied is None else supplied
+            supplied = self._supplied(positions[0])
             which = assign(supplied, self._tight[positions], _ANY_IOU)
             positions = [p for p, chosen in zip(positions, which, strict=True) if chosen >= 0]
             boxes = supplied[which[which >= 0]]
@@ -438,15 +435,36 @@ class _Run:
         """Run what still waits.
 
         Raises:
-            DataError: the files of boxes know none of the pictures.
+            DataError: a file of boxes knows none of the pictures it is for.
         """
         self._flush()
-        if self._files and not self._known_pictures:
-            file, picture = self._files[0], self._faces.paths[0]
+        for file in {id(file): file for file in self._files}.values():
+            pictures = [
+                path for path, i in zip(self._faces.paths, self._faces.origins, strict=True) if self._files[i] is file
+            ]
+            if pictures and not any(known is file for known, _ in self._used):
+                raise DataError(
+                    f"{file.path}: expected boxes of pictures such as {pictures[0]}, got none of the "
+                    f"{len(set(pictures))}; the file names pictures such as {'/'.join(next(iter(file.boxes)))}"
+                )
+
+    def _supplied(self, first: int) -> NDArray[np.float32]:
+        """The boxes that a file has for the picture of a face, (M, 4) xyxy px.
+
+        Raises:
+            DataError: it has them under a name that stands for another picture too.
+        """
+        file, picture = self._files[self._faces.origins[first]], self._faces.paths[first]
+        entry = file.entry(picture)
+        if entry is None:
+            return np.zeros((0, 4), np.float32)
+        other = self._used.setdefault((file, entry), picture)
+        if other != picture:
             raise DataError(
-                f"{file.path}: expected boxes of pictures such as {picture}, got none of the "
-                f"{len(set(self._faces.paths))}; the file names pictures such as {'/'.join(next(iter(file.boxes)))}"
+                f"{file.path}: expected names that stand for one picture each, got {'/'.join(entry)!r}, which may be "
+                f"{other} or {picture}; let it begin with more of its folders, or give a file for each data folder"
             )
+        return file.boxes[entry]
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -457,7 +475,7 @@ class _Run:
         answers = self._refined(candidates, first, placed)
         if self._how.source == "detector":
             for i, (positions, points) in enumerate(zip(placed, answers, strict=True)):
-                kept = self._pipe.keep(points)
+                kept = self._pipe.keep(points) if candidates[i].detected else np.arange(len(points.score))
                 which = assign(_tight_boxes(points.keypoints[kept]), self._tight[positions], _FOUND_IOU)
                 rows = kept[which[which >= 0]]
                 self.others += len(kept) - len(rows)

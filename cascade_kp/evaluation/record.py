@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
 import platform
 import secrets
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -65,7 +67,7 @@ def command_line() -> str:
     if name == "__main__.py" or name.endswith(".py"):
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
         name = f"python -m {(spec.name if spec is not None else Path(name).stem).removesuffix('.__main__')}"
-    return " ".join([name, *map(_shortened, sys.argv[1:])])
+    return f"{name} {shlex.join(map(_shortened, sys.argv[1:]))}".strip()
 
 
 def write_json(path: str | os.PathLike[str], content: object, indent: int | None = None) -> None:
@@ -82,10 +84,14 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
     except OSError as error:
         raise InputError(f"{target}: expected a file that can be written, got: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed
+            temporary.unlink(missing_ok=True)
 
 
 def _shortened(word: str) -> str:
+    if word.startswith("-") and "=" in word:
+        option, _, value = word.partition("=")
+        return f"{option}={_shortened(value)}"
     path = Path(word)
     return "/".join(("...", *path.parts[-3:])) if path.is_absolute() and len(path.parts) > 3 else word
 

@@ -23,8 +23,8 @@ import numpy as np
 from cascade_kp.errors import InputError, SchemeError
 from cascade_kp.evaluation.bootstrap import intervals, paired_differences
 from cascade_kp.evaluation.calibration import calibration
-from cascade_kp.evaluation.faces import EVERYTHING
 from cascade_kp.evaluation.pose import NOSE_DEPTH, yaw
+from cascade_kp.evaluation.result import EVERYTHING
 from cascade_kp.metrics import normaliser
 
 if TYPE_CHECKING:

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.evaluation.bootstrap import intervals
-from cascade_kp.evaluation.faces import EVERYTHING
 from cascade_kp.evaluation.record import FORMAT_VERSION
 from cascade_kp.metrics import Summary, summarise
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Result", "load_result"]
+__all__ = ["EVERYTHING", "Result", "load_result"]
+
+EVERYTHING = "everything"  # the subset of all faces
 
 _MISSED = "missed"  # JSON has no infinity
 _DIGITS = 7
@@ -187,7 +188,7 @@ class Result:
         try:
             faces = content["faces"]
             count = len(faces["name"])
-            folders = np.array(faces["subset"], object)
+            folders = np.array(faces["subset"], object).reshape(count)
             subsets = {EVERYTHING: np.arange(count)}
             subsets |= {name: np.flatnonzero(folders == name) for name in content["data"]["folders"]}
             subsets |= {name: np.array(rows, np.intp) for name, rows in faces["members"].items()}
@@ -210,13 +211,34 @@ class Result:
                 resamples=int(content["protocol"]["resamples"]),
                 seed=int(content["protocol"]["seed"]),
             )
+            result._check()
             result.faces()
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             what = f"the key {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
                 f"{source}: expected a whole result of cascade-kp evaluate, got a problem with {what}"
             ) from error
         return result
+
+    def _check(self) -> None:
+        """Refuse parts that do not fit each other.
+
+        Raises:
+            ValueError: they do not; the message says which.
+        """
+        count = len(self)
+        for what, values in (("sha256", self.digests), ("name", self.names)):
+            if len(values) != count or not all(isinstance(value, str) for value in values):
+                raise ValueError(f"{what}: {count} texts, got {len(values)} values")
+        for name, rows in self.subsets.items():
+            if rows.ndim != 1 or (rows.size and not 0 <= rows.min() <= rows.max() < count):
+                raise ValueError(f"the members of {name!r}, which are not positions of its {count} faces")
+        if len({tuple(groups) for groups in self.errors.values()}) != 1:
+            raise ValueError("its stages, which must have the same groups of points")
+        if not (0 < self.threshold < math.inf and self.resamples >= 1 and self.seed >= 0):
+            raise ValueError("threshold, resamples or seed, which must be positive")
+        if not all(isinstance(self.model[key], str) for key in ("name", "sha256")):
+            raise ValueError("the model's name and sha256")
 
     def only(self, rows: NDArray[np.intp]) -> Result:
         """The result of some of its faces, in their order here."""
@@ -227,7 +249,7 @@ class Result:
             self,
             names=tuple(self.names[i] for i in rows),
             digests=tuple(self.digests[i] for i in rows),
-            subsets={name: members[members >= 0] for name, members in subsets.items()},
+            subsets={name: np.sort(members[members >= 0]) for name, members in subsets.items()},
             errors={s: {g: errors[rows] for g, errors in groups.items()} for s, groups in self.errors.items()},
         )
 
@@ -244,10 +266,10 @@ def load_result(path: str | os.PathLike[str]) -> Result:
         raise DataError(f"{path}: expected a result of cascade-kp evaluate, got: {error}") from error
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             content = json.loads(text.strip().rsplit("\n", 1)[-1])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: expected JSON, or text whose last line is JSON, got: {error}") from error
     return Result.from_dict(content, str(path))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cascade_kp.evaluation.faces import EVERYTHING
+from cascade_kp.evaluation.result import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

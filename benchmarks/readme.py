@@ -1,0 +1,491 @@
+"""Writes the numbers of the documentation from the result files: ``python -m benchmarks.readme [--check] [FILE...]``.
+
+A Markdown file holds blocks: a line ``begin NAME: a note`` and a line ``end NAME``, each as an HTML comment, and
+between them what this command writes from ``benchmarks/results``. Nothing between them is typed by hand. Without a FILE
+these are all Markdown files of the repository that may hold blocks. ``--check`` writes nothing and names the blocks
+that are out of date. Exit: 0 done, 1 ``--check`` found some, 2 a block or a result is unknown, broken or missing.
+
+Rounding happens here and nowhere else; percent are printed from fractions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["BLOCKS", "ReadmeError", "Results", "main", "replaced"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_PLACES = ("README.md", "benchmarks/*.md", "cascade_kp/assets/*.md", "datasets/**/*.md", "docs/**/*.md")
+_WIDTH = 120
+_BEGIN = re.compile(r"<!-- begin ([\w-]+)(:.*)? -->")
+_END = re.compile(r"<!-- end ([\w-]+) -->")
+_REGIONS = {"right_eye": "right eye and brow", "left_eye": "left eye and brow"}
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+class ReadmeError(Exception):
+    """A block or a result file that cannot be used; the message names it."""
+
+
+class Result:
+    """A result file, or a part of one, that says which key of which file is missing."""
+
+    def __init__(self, value: dict[str, Any], where: str) -> None:
+        self._value, self._where = value, where
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 (what JSON held)
+        if key not in self._value:
+            raise ReadmeError(f"{self._where}: expected the key {key!r}, found {', '.join(self._value) or 'none'}")
+        value, where = self._value[key], f"{self._where}: {key}"
+        if isinstance(value, dict):
+            return Result(value, where)
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            return [Result(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return value
+
+    def get(self, key: str) -> Any:  # noqa: ANN401 (what JSON held)
+        """The value, or None where there is none."""
+        return self[key] if key in self._value else None
+
+    def one(self, rows: str, **match: object) -> Result:
+        """The one row of a list that has these values.
+
+        Raises:
+            ReadmeError: There is none, or there are several.
+        """
+        found: list[Result] = [row for row in self[rows] if all(row[key] == value for key, value in match.items())]
+        if len(found) != 1:
+            wanted = ", ".join(f"{key} {value!r}" for key, value in match.items())
+            raise ReadmeError(f"{self._where}: {rows}: expected one row with {wanted}, found {len(found)}")
+        return found[0]
+
+
+class Results:
+    """The result files of a folder, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: dict[str, Result] = {}
+
+    def __getitem__(self, name: str) -> Result:
+        if name not in self._read:
+            path = self.folder / f"{name}.json"
+            content = _load(path)
+            if not isinstance(content, dict):
+                raise ReadmeError(f"{path}: expected a JSON object, got {type(content).__name__}")
+            self._read[name] = Result(content, str(path))
+        return self._read[name]
+
+    def names(self) -> list[str]:
+        """Names of all files that say which kind of result they are; that the others belong there is for the tests."""
+        contents = {path.stem: _load(path) for path in sorted(self.folder.glob("*.json"))}
+        return [name for name, content in contents.items() if isinstance(content, dict) and "kind" in content]
+
+
+def _load(path: Path) -> object:
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReadmeError(f"{path}: no such result file") from None
+    except (OSError, ValueError) as error:
+        raise ReadmeError(f"{path}: expected a result as JSON, got: {error}") from error
+    return content
+
+
+# --- how figures are printed -----------------------------------------------------------------------------------------
+
+
+def percent(fraction: float | None, digits: int = 0, sign: str = "") -> str:
+    """A fraction as percent, without the unit."""
+    if fraction is None:
+        return "-"
+    text = f"{100 * fraction:{sign}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def ms(value: float) -> str:
+    """Milliseconds, three digits or so."""
+    return f"{value:,.1f}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
+
+
+def interval(ends: Sequence[float | None], digits: int) -> str:
+    """A 95 % interval of a fraction, in percent."""
+    low, high = ends
+    return f"({percent(low, digits)} to {percent(high, digits)})"
+
+
+def shown(command: str) -> str:
+    """A command as documentation prints it: the data folder by one name, and not where the result was saved."""
+    command = re.sub(r" (--json|--save)[ =]\S+", "", command)
+    return re.sub(r"\.\.\./(data/)?", "DATA/", command)
+
+
+def counted(count: int, noun: str) -> str:
+    """``two cores``, ``12 cores``."""
+    number = _NUMBERS[count] if count < len(_NUMBERS) else f"{count:,}"
+    return f"{number} {noun}" + ("" if count == 1 else "s")
+
+
+def paragraph(text: str) -> str:
+    """Prose, wrapped."""
+    return textwrap.fill(" ".join(text.split()), _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["|".join(f" {cell} " if cell else " " for cell in row) for row in (head, *rows)]
+    return "\n".join(f"|{line}|" for line in [lines[0], "|".join(["---"] * len(head)), *lines[1:]])
+
+
+# --- the blocks ------------------------------------------------------------------------------------------------------
+
+
+def _retrain(results: Results) -> str:
+    result = results["retrain"]
+    threads = counted(result["settings"]["threads"], "thread")
+    rows = [
+        (
+            _REGIONS.get(row["region"], row["region"]),
+            f"{row['minutes']:.1f} min",
+            f"{percent(row['nme_before'], 2)} %",
+            f"{percent(row['nme_after'], 2)} %",
+            f"{percent(row['nme_change'], 1, '+')} %",
+        )
+        for row in result["rows"]
+    ]
+    head = ["region", "whole command", "as shipped (full training, more data)", "retrained from scratch", "change"]
+    return "\n\n".join(
+        [
+            table(head, rows),
+            paragraph(f"`{shown(result['command'])}` prints this ({threads}; {_machine(result)}{_note(result, ',')})."),
+        ]
+    )
+
+
+def _training(results: Results) -> str:
+    result = results["training"]
+    one = {part: result.one("rows", processes=1, threads=2, part=part) for part in ("coarse", "regions.mouth")}
+    two = {part: result.one("rows", processes=2, threads=1, part=part) for part in one}
+    slower = [two[part]["faces_per_s"] < one[part]["faces_per_s"] for part in one]
+    # The reason is only given where there is something to explain.
+    verdict = {
+        (True, True): ("are slower than", ", as they exchange the statistics of every norm"),
+        (False, False): ("are faster than", ""),
+    }.get((slower[0], slower[1]), ("are neither slower nor faster in everything than", ""))
+    special, coarse = one["regions.mouth"], one["coarse"]
+    return paragraph(
+        f"Two threads train a specialist of `{result['settings']['recipe']}` (64 px) at {special['faces_per_s']:.0f} "
+        f"faces a second, of whose time {percent(special['data_share'])} % goes into drawing batches, and stage one "
+        f"(96 px) at {coarse['faces_per_s']:.0f}, {percent(coarse['data_share'])} %; two processes of one thread "
+        f"{verdict[0]} one of two threads on one CPU ({two['regions.mouth']['faces_per_s']:.0f} and "
+        f"{two['coarse']['faces_per_s']:.0f}){verdict[1]} (`{shown(result['command'])}`)."
+    )
+
+
+_SETS = (("HELEN", "helen/testset"), ("LFPW", "lfpw/testset"), ("both, *common*", "common"))
+_STAGES = {"coarse": "stage one alone", "regions": "**the cascade**", "oracle": "oracle crops"}
+
+
+def _accuracy(results: Results) -> str:
+    sources = {name: results[f"evaluation-ibug68-common-{name}"] for name in ("truth", "detector")}
+    rows = []
+    for label, subset in _SETS:
+        for source, result in sources.items():
+            cells = result["subsets"][subset]
+            # With found boxes the oracle's crops say nothing that they do not say with true ones.
+            stages = ["coarse", "regions", "oracle"] if source == "truth" else ["coarse", "regions"]
+            for stage in stages:
+                cell, inner = cells[stage]["68"], cells[stage]["51"]
+                nme68 = percent(cell["nme"], 2)
+                figures = [
+                    f"**{nme68}**" if stage == "regions" else nme68,
+                    percent(inner["nme"], 2),
+                    percent(cell["auc@0.08"], 1),
+                    percent(cell["fr@0.08"], 1),
+                ]
+                if subset == "common":
+                    ends = [
+                        interval(cell["nme_ci95"], 2),
+                        interval(inner["nme_ci95"], 2),
+                        interval(cell["auc@0.08_ci95"], 1),
+                        interval(cell["fr@0.08_ci95"], 1),
+                    ]
+                    figures = [f"{figure} {end}" for figure, end in zip(figures, ends, strict=True)]
+                rows.append([f"{label} ({cell['n']})", source, _STAGES[stage], *figures, str(cell["missed"])])
+    truth, found = sources["truth"], sources["detector"]
+    head = ["test set", "boxes", "", "NME, 68 points", "NME, 51 points", "AUC@0.08", "FR@0.08", "missed"]
+    excluded = sum(result["excluded"] for result in sources.values())
+    return "\n\n".join(
+        [
+            table(head, rows),
+            paragraph(
+                f"In parentheses: 95 % intervals, bootstrap over faces. {_excluded(excluded)} "
+                f"`{shown(truth['command'])}` prints this, with `--boxes detector` the lines of the detector. "
+                "*Oracle*: the regions are cropped round the true points, which shows what better crops would still be "
+                f"worth. `sigma` is meant to hold {percent(truth['calibration']['expected'])} % of the errors; it held "
+                f"{percent(truth['calibration']['holds'])} % of them with true boxes and "
+                f"{percent(found['calibration']['holds'])} % with the detector's."
+            ),
+        ]
+    )
+
+
+def _excluded(count: int) -> str:
+    return (
+        "No face had to be excluded." if count == 0 else f"{counted(count, 'face')} could not be scored.".capitalize()
+    )
+
+
+def _faces(results: Results) -> str:
+    result = results["faces"]
+    photos, turned = result["photos"], result["turned"]
+    where = "all" if turned["found"] == turned["rolls"] else f"{turned['found']} of"
+    moved = ""
+    if turned["moved_median"] is not None:
+        moved = (
+            f", where its points move by {percent(turned['moved_median'], 1)} % of the eye distance (median), "
+            f"{percent(turned['moved_worst'], 1)} % at worst"
+        )
+    found, others = photos["found"] / photos["annotated"], photos["others"] / photos["pictures"]
+    return paragraph(
+        f"On {photos['pictures']} whole pictures with {photos['annotated']} annotated faces (AFW, whose faces are also "
+        f"training faces) `{shown(result['command'])}` finds {percent(found, 1)} % of the annotated faces, with "
+        f"{others:.2f} other answers a picture, some of them faces that nobody annotated; it finds the portrait above "
+        f"at {where} {turned['rolls']} rolls in steps of 15 degrees{moved}."
+    )
+
+
+def _latency(results: Results) -> str:
+    result = results["latency"]
+
+    def face(face_px: int, faces: int = 1, stage: str = "regions", backend: str = "onnxruntime") -> Result:
+        return result.one("boxes_given", face_px=face_px, faces=faces, stage=stage, backend=backend)
+
+    small, large = (
+        f"{ms(face(px)['ms_per_face'])} ms (stage one alone {ms(face(px, stage='coarse')['ms_per_face'])}; "
+        f'`backend="torch"` {ms(face(px, backend="torch")["ms_per_face"])})'
+        for px in (288, 2000)
+    )
+    started = {row["what"]: row["s"] for row in result["startup"]}
+    imported, helped = started["python -c 'import cascade_kp'"], started["python -m cascade_kp --help"]
+    found = result.one("with_detector", what="one face")
+    noise = result.one("with_detector", what="noise without a face")
+    threads = counted(result["settings"]["threads"], "CPU thread")
+    head = f"{threads}, `{shown(result['command'])}`, medians, {_machine(result)}"
+    low, high = face(288)["quartiles_ms"]
+    return "\n\n".join(
+        [
+            table(
+                [head, ""],
+                [
+                    ["a face of 288 px, box given", small],
+                    ["a face of 2,000 px in a picture of 12 megapixels, box given", large],
+                    ["a face among 16 that run together, 288 px", f"{ms(face(288, 16)['ms_per_face'])} ms"],
+                    ["a picture of 640 x 480 with one face, detector included", f"{ms(found['ms'])} ms"],
+                    ["noise of 640 x 480, in which there is no face", f"{ms(noise['ms'])} ms"],
+                    [
+                        "`import cascade_kp`, `cascade-kp --help` (whole processes)",
+                        f"{imported:.2f} s, {helped:.2f} s; a bare `python` {started['python -c pass']:.2f} s",
+                    ],
+                ],
+            ),
+            paragraph(
+                f"Half of the calls of the first line took between {ms(low)} and {ms(high)} ms"
+                f"{_note(result, ';')}. The machine is shared, so compare figures of one run."
+            ),
+        ]
+    )
+
+
+def _falls_short(results: Results) -> str:
+    result = results["latency"]
+    whole = result.one("with_detector", what="one face")["ms"]
+    given = result.one("boxes_given", face_px=288, faces=1, stage="regions", backend="onnxruntime")["ms_per_face"]
+    noise = result.one("with_detector", what="noise without a face")["ms"]
+    return paragraph(
+        f"What falls short: the detector takes {percent(1 - given / whole)} % of the time of a picture with one face, "
+        "and it is the part that misses faces (caps, sunglasses, strong profiles, small faces; faces rolled by more "
+        "than about 20 degrees when upright ones are in the picture, since it is turned only when nothing upright is "
+        f"found). A picture without any face takes {noise / 1000:.1f} s, as it is also tried turned; give "
+        "`detector=FaceDetector()` (from `cascade_kp.detect`) to leave that out."
+    )
+
+
+def _jaw(results: Results) -> str:
+    result = results["evaluation-ibug68-validation-truth"]
+    cells = result["subsets"]["everything"]["regions"]
+    return paragraph(
+        f"Measured: the jaw, which no specialist refines, has an NME of {percent(cells['jaw']['nme'], 1)} % on the "
+        f"{cells['jaw']['n']} validation faces, where the other points have {percent(cells['51']['nme'], 1)} % "
+        f"(`{shown(result['command'])}`)."
+    )
+
+
+def _augment(results: Results) -> str:
+    result = results["augment"]
+    rows = [
+        (
+            f"{row['px']} px, {row['settings']}",
+            f"{row['ms_per_face']:.2f}",
+            f"{row['torchvision_ms_per_face']:.2f}",
+            f"{row['torchvision_ms_per_face'] / row['ms_per_face']:.1f}",
+        )
+        for row in result["rows"]
+    ]
+    return table([f"`{shown(result['command'])}`, ms a face", "ours", "torchvision v2", "ratio"], rows)
+
+
+def _modes(results: Results) -> str:
+    result = results["modes"]
+    names = ["all", "jaw", "right_eye", "left_eye", "nose", "mouth", "without jaw"]
+    rows = [[row["boxes"], row["mode"], *(percent(row["nme"][name], 2) for name in names)] for row in result["rows"]]
+    return table(["boxes", "mode", *(name.replace("_", " ") for name in names)], rows)
+
+
+def _detector(results: Results) -> str:
+    result = results["detector"]
+    rows = []
+    for row in result["rows"]:
+        one, three = row["photos"]["at"]
+        name = f"`{row['cascades']}`"
+        rows.append(
+            [
+                f"**{name}**" if row["chosen"] else name,
+                percent(row["photos"]["recall"], 1),
+                f"{row['photos']['alarms_per_picture']:.1f}",
+                percent(one["recall"], 1),
+                percent(three["recall"], 1),
+                percent(row["faces"]["recall"], 1),
+                "-" if row["ms"] is None else f"{row['ms']:.0f}",
+            ]
+        )
+    head = ["cascades (bold: used)", "recall, %", "false alarms", "recall at 1 alarm", "at 3", "single faces", "ms"]
+    return table(head, rows)
+
+
+def _results(results: Results) -> str:
+    rows = []
+    for name in results.names():
+        result = results[name]
+        source = result.get("transcribed_from")
+        remarks = [result["machine"].get("note") or "", f"copied from `{source}`" if source else ""]
+        command = f"`{shown(result['command'])}`"
+        rows.append([f"`results/{name}.json`", command, result["made"], "; ".join(filter(None, remarks))])
+    return table(["file", "command", "made", "remarks"], rows)
+
+
+def _machine(result: Result) -> str:
+    return f"a shared machine of {counted(result['machine']['cores'], 'core')}"
+
+
+def _note(result: Result, mark: str) -> str:
+    """What is to be known of the machine besides, after a punctuation mark."""
+    note = result["machine"].get("note")
+    return f"{mark} {note}" if note else ""
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    "accuracy": _accuracy,
+    "augment": _augment,
+    "detector": _detector,
+    "faces": _faces,
+    "falls-short": _falls_short,
+    "jaw": _jaw,
+    "latency": _latency,
+    "modes": _modes,
+    "results": _results,
+    "retrain": _retrain,
+    "training": _training,
+}
+"""What a Markdown file can ask for."""
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def replaced(text: str, results: Results, where: str) -> tuple[str, list[str]]:
+    """A Markdown text with its blocks written anew.
+
+    Args:
+        text: the file's content.
+        results: the figures.
+        where: names the file in messages.
+
+    Returns:
+        The new text, and the names of the blocks that have changed.
+
+    Raises:
+        ReadmeError: A block is unknown or has no end, or a result that it needs is missing or broken.
+    """
+    lines: list[str] = []
+    old: list[str] = []
+    changed: list[str] = []
+    name: str | None = None
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        fenced ^= name is None and line.lstrip().startswith("```")
+        begin, end = (None, None) if fenced else (_BEGIN.fullmatch(line), _END.fullmatch(line))
+        if begin is not None:
+            if name is not None:
+                raise ReadmeError(f"{where}:{number}: block {begin[1]} begins before block {name} has ended")
+            name, old = begin[1], []
+            if name not in BLOCKS:
+                raise ReadmeError(f"{where}:{number}: expected a block of {', '.join(BLOCKS)}, got {name}")
+            lines.append(line)
+        elif end is not None:
+            if name is None or end[1] != name:
+                raise ReadmeError(f"{where}:{number}: expected the end of {name or 'no block'}, got that of {end[1]}")
+            try:
+                new = BLOCKS[name](results).splitlines()
+            except ReadmeError as error:
+                raise ReadmeError(f"{where}: block {name}: {error}") from error
+            changed += [name] * (new != old)
+            lines += [*new, line]
+            name = None
+        else:
+            (lines if name is None else old).append(line)
+    if name is not None:
+        raise ReadmeError(f"{where}: block {name} has no line <!-- end {name} -->")
+    return "\n".join(lines) + "\n", changed
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.readme", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="Markdown files; all that may hold blocks")
+    parser.add_argument("--check", action="store_true", help="write nothing, name what is out of date")
+    args = parser.parse_args(arguments)
+    files = args.files or [path for place in _PLACES for path in sorted(root.glob(place))]
+    results = Results(root / "benchmarks" / "results")
+    stale = False
+    try:
+        for path in files:
+            where = str(path.relative_to(root) if path.is_relative_to(root) else path)
+            text = path.read_text(encoding="utf-8")
+            new, changed = replaced(text, results, where)
+            if args.check:
+                for name in changed:
+                    print(f"{where}: block {name} is out of date; run python -m benchmarks.readme", file=sys.stderr)
+            elif changed:
+                path.write_text(new, encoding="utf-8", newline="\n")
+                print(f"{where}: {', '.join(changed)}")
+            stale |= bool(changed)
+    except (ReadmeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return int(args.check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
