@@ -9,7 +9,6 @@ pixel is subtracted on the way.
 from __future__ import annotations
 
 import math
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from cascade_kp.errors import InputError
+from cascade_kp.formats import write_file
 from cascade_kp.images import as_image
 
 if TYPE_CHECKING:
@@ -148,16 +148,7 @@ def save_image(path: str | os.PathLike[str], image: object) -> None:
         raise InputError(f"{target}: expected a picture that the format can hold, got {pixels.shape}") from error
     if not done:
         raise InputError(f"{target}: expected a picture that the format can hold, got {pixels.shape}")
-    # Beside the target, as a rename is atomic only within one file system.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            temporary.write_bytes(data.tobytes())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{target}: expected a file that can be written, got {error.strerror or error}") from error
+    write_file(target, data.tobytes())
 
 
 def _jpeg_options() -> list[int]:

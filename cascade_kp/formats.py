@@ -8,6 +8,7 @@ the upright picture.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["csv_header", "csv_line", "csv_rows", "format_pts", "json_line", "parse_pts", "read_pts", "write_pts"]
+__all__ = [
+    "csv_header",
+    "csv_line",
+    "csv_rows",
+    "format_pts",
+    "json_line",
+    "parse_pts",
+    "read_pts",
+    "write_file",
+    "write_pts",
+]
 
 _TO_CONTINUOUS = -0.5  # 1-based pixel centre -> continuous
 _FACE_KEYS = ("box", "score", "keypoints", "sigma", "coarse")
@@ -125,19 +136,33 @@ def write_pts(path: str | os.PathLike[str], points: ArrayLike) -> None:
         InputError: The points cannot be written (see :func:`format_pts`), the folder does not exist,
             or the file cannot be written.
     """
-    text = format_pts(points)
-    target = Path(path)
+    text, target = format_pts(points), Path(path)
     if not target.parent.is_dir():
         raise InputError(f"expected a folder to write {target.name} into, got {target.parent}, which is none")
+    write_file(target, text)
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file, whole or not at all; one that exists is replaced.
+
+    Args:
+        path: The file.
+        content: Text, which becomes UTF-8, or bytes.
+
+    Raises:
+        InputError: The folder does not exist, or the file cannot be written.
+    """
+    target = Path(path)
     # Beside the target, as os.replace is atomic only within a file system.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(target)
     except OSError as error:
-        raise InputError(f"expected to write {target}, got: {error.strerror or error}") from error
+        raise InputError(f"{target}: expected a file that can be written, got {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed
+            temporary.unlink(missing_ok=True)
 
 
 def csv_header(keypoints: Sequence[str]) -> list[str]:

@@ -112,7 +112,7 @@ class TestWritePts:
         with pytest.raises(InputError, match="expected a folder"):
             write_pts(tmp_path / "no" / "face.pts", EXPECTED)
         (tmp_path / "face.pts").mkdir()
-        with pytest.raises(InputError, match="expected to write"):
+        with pytest.raises(InputError, match="expected a file that can be written"):
             write_pts(tmp_path / "face.pts", EXPECTED)
         assert [p.name for p in tmp_path.iterdir()] == ["face.pts"]
 

@@ -11,7 +11,6 @@ import csv
 import io
 import math
 import os
-import secrets
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from PIL import Image
 from cascade_kp import metrics
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.evaluation.result import EVERYTHING
+from cascade_kp.formats import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -445,7 +445,7 @@ def draw_ced(
             mpl.rcParams[name] = value
         figure = _figure(panels, title, columns, limit, threshold)
         for target in targets:
-            _write(target, _rendered(figure, target.suffix.lower()[1:], dpi))
+            write_file(target, _rendered(figure, target.suffix.lower()[1:], dpi))
     return figure
 
 
@@ -677,18 +677,6 @@ def _rendered(figure: Figure, kind: str, dpi: int) -> bytes:
     smaller = io.BytesIO()
     few.save(smaller, format="png", optimize=True, dpi=(dpi, dpi))
     return smaller.getvalue()
-
-
-def _write(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{target}: expected a file that can be written, got {error.strerror or error}") from error
 
 
 def _targets(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:

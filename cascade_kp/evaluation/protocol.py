@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,14 +21,13 @@ from cascade_kp.evaluation.boxes import BoxFile, MatBox, assign, moved, read_box
 from cascade_kp.evaluation.faces import LabelledFaces, read_faces
 from cascade_kp.evaluation.record import envelope
 from cascade_kp.evaluation.result import Result
+from cascade_kp.formats import write_file
 from cascade_kp.metrics import nme, normaliser, point_errors
 from cascade_kp.pipeline import Pipeline
 from cascade_kp.runtime import Points
 from cascade_kp.schemes import Scheme, load_scheme
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cascade_kp.evaluation.faces import Data
     from cascade_kp.models.cascade import RegionBoxes, Stage
     from cascade_kp.pipeline import Candidates
@@ -180,20 +181,22 @@ class Evaluation:
         Raises:
             InputError: another suffix, the file cannot be written, or Parquet's library is not installed.
         """
-        name = os.fspath(path).lower()
-        try:
-            if name.endswith(".csv"):
-                self.table().to_csv(path, index=False, float_format="%.6g")
-            elif name.endswith(".parquet"):
-                self.table().to_parquet(path, index=False)
-            else:
-                raise InputError(f"table: expected a .csv or .parquet file, got {str(path)!r}")
-        except ImportError as error:
-            raise InputError(
-                f"table: {path} needs a library that is missing: pip install pyarrow, or write .csv"
-            ) from error
-        except OSError as error:
-            raise InputError(f"{path}: expected a file that can be written, got: {error}") from error
+        suffix = Path(path).suffix.lower()
+        content: str | bytes
+        if suffix == ".csv":
+            content = self.table().to_csv(index=False, float_format="%.6g")
+        elif suffix == ".parquet":
+            buffer = io.BytesIO()
+            try:
+                self.table().to_parquet(buffer, index=False)
+            except ImportError as error:
+                raise InputError(
+                    f"table: {path} needs a library that is missing: pip install pyarrow, or write .csv"
+                ) from error
+            content = buffer.getvalue()
+        else:
+            raise InputError(f"table: expected a .csv or .parquet file, got {str(path)!r}")
+        write_file(path, content)
 
 
 def point_groups(scheme: Scheme) -> dict[str, tuple[int, ...]]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 import os
 import platform
-import secrets
 import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cascade_kp.errors import InputError
+from cascade_kp.formats import write_file
 
 __all__ = ["FORMAT_VERSION", "command_line", "envelope", "machine", "write_json"]
 
@@ -76,16 +74,7 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
     Raises:
         InputError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: expected a file that can be written, got: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed
-            temporary.unlink(missing_ok=True)
+    write_file(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def _shortened(word: str) -> str:

@@ -12,19 +12,18 @@ import html
 import json
 import math
 import re
-import secrets
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from cascade_kp.errors import InputError, SchemeError
+from cascade_kp.errors import SchemeError
 from cascade_kp.evaluation.bootstrap import intervals, paired_differences
 from cascade_kp.evaluation.calibration import calibration
 from cascade_kp.evaluation.pose import NOSE_DEPTH, yaw
 from cascade_kp.evaluation.result import EVERYTHING
+from cascade_kp.formats import write_file
 from cascade_kp.metrics import normaliser
 
 if TYPE_CHECKING:
@@ -82,22 +81,10 @@ def write_report(
         InputError: the file cannot be written.
         ImageError: a picture is to be embedded and cannot be decoded.
     """
-    target = Path(path)
-    if not target.parent.is_dir() or target.is_dir():
-        got = "a folder" if target.is_dir() else f"{target.parent}, which is no folder"
-        raise InputError(f"{target}: expected a file in a folder that exists, got {got}")
     result = evaluation.result
     name = title or f"{result.model['name']} on {', '.join(result.data.get('folders', ())) or 'no folder'}"
     text = _page(name, _content(evaluation, perturbation, embed_images=embed_images), pictures=embed_images)
-    # Beside the target, as a rename is atomic only within one file system.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: expected a file that can be written, got: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, text)
 
 
 # ---------------------------------------------------------------------------------------------- the page

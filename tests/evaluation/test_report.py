@@ -167,7 +167,7 @@ def test_an_embedded_picture_lies_under_its_points(tmp_path):
 def test_a_bad_path_is_refused_and_nothing_is_left(tmp_path):
     made = made_evaluation(3)
     for path in (tmp_path / "no" / "out.html", tmp_path):
-        with pytest.raises(InputError, match="expected a file in a folder that exists"):
+        with pytest.raises(InputError, match="expected a file that can be written"):
             write_report(made, path)
     assert list(tmp_path.iterdir()) == []
 
