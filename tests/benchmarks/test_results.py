@@ -202,10 +202,9 @@ def test_every_kind_result_and_command_is_described():
     ("module", "arguments"),
     [
         ("augment", ["--faces", "2", "--repeat", "2"]),
-        pytest.param("latency", ["--repeat", "4"], marks=pytest.mark.slow),
+        pytest.param("latency", ["--repeat", "2"], marks=pytest.mark.slow),
         pytest.param("faces", ["{photos}"], marks=pytest.mark.slow),
         pytest.param("modes", ["ibug68", "{photos}"], marks=pytest.mark.slow),
-        pytest.param("training", ["--steps", "20", "--threads", "1", "--processes", "1"], marks=pytest.mark.slow),
     ],
 )
 def test_command_writes_what_the_schema_asks_for(validator, module, arguments, tmp_path):
