@@ -44,6 +44,7 @@ from cascade_kp.evaluation.boxes import moved
 from cascade_kp.evaluation.faces import read_faces as labelled_faces
 from cascade_kp.metrics import nme, summarise
 from cascade_kp.schemes import load_scheme
+from cascade_kp.weights import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +114,15 @@ def read_faces(folders: Sequence[Path], split: Path | None) -> Faces:
         CascadeError: As :func:`cascade_kp.evaluation.faces.read_faces` raises it.
     """
     found = labelled_faces(folders, load_scheme("ibug68"), split=split)
-    points = found.keypoints.astype(np.float64)
-    boxes = np.concatenate([np.nanmin(points, axis=1), np.nanmax(points, axis=1)], axis=1)
-    return Faces(found.paths, found.names, found.keypoints, boxes)
+    # As cascade-kp evaluate places them: where a label is missing, the box is that of the completed face.
+    cascade, _ = load_model("ibug68")
+    _, boxes, usable = found.placed(cascade.coarse.reference)
+    faces = Faces(found.paths, found.names, found.keypoints, boxes.astype(np.float64))
+    if usable.all():
+        return faces
+    lost = [name for name, keep in zip(found.names, usable, strict=True) if not keep]
+    print(f"left out, as their labels have no box: {', '.join(lost)}", file=sys.stderr)
+    return faces.select(np.flatnonzero(usable))
 
 
 def candidates(args: argparse.Namespace) -> list[Candidate]:
@@ -198,6 +205,7 @@ def score(outcome: Outcome, faces: Faces) -> dict[str, Any]:
             "nme68": [_number(v) for v in whole],
             "nme51": [_number(v) for v in part],
             "ms": outcome.result["ms"],
+            "excluded": [faces.names[i] for i in np.flatnonzero(np.isnan(whole))],
         },
     }
 
@@ -211,7 +219,16 @@ def report(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
     """Print the table, the conventions behind it, and what is not in it."""
     if rows:
         width = max(26, *(len(row["name"]) + 2 for row in rows))
-        heads = (("NME68", 7), ("NME51", 7), ("AUC@0.08", 10), ("FR@0.08", 9), ("missed", 8), ("ms", 9), ("x ours", 8))
+        heads = (
+            ("NME68", 7),
+            ("NME51", 7),
+            ("AUC@0.08", 10),
+            ("FR@0.08", 9),
+            ("missed", 8),
+            ("excluded", 10),
+            ("ms", 9),
+            ("x ours", 8),
+        )
         print(f"{'peer':<{width}}" + "".join(f"{head:>{room}}" for head, room in heads))
         ours = next((row["ms"] for row in rows if row["kind"] == "cascade_kp"), None)
         for row in rows:
@@ -219,8 +236,10 @@ def report(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
             ratio = "-" if ours is None else f"{row['ms'] / ours:.2f}"
             print(
                 f"{row['name']:<{width}}{figures[0]:>7}{figures[1]:>7}{figures[2]:>10}{figures[3]:>9}{row['missed']:>8}"
-                f"{row['ms']:>9.2f}{ratio:>8}"
+                f"{row['excluded']:>10}{row['ms']:>9.2f}{ratio:>8}"
             )
+    for name in rows[0]["faces"]["excluded"] if rows else ():
+        print(f"excluded, as it has no labels for the norm: {name}")
     for row in rows:
         print(f"\n{row['name']}: {row['version']}")
         for word in ("box", "mapping", "frame"):

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from cascade_kp.errors import InputError
-from cascade_kp.formats import write_file
+from cascade_kp.files import write_file
 from cascade_kp.images import as_image
 
 if TYPE_CHECKING:

@@ -8,20 +8,19 @@ the upright picture.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cascade_kp.errors import DataError, InputError
+from cascade_kp.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ __all__ = [
     "json_line",
     "parse_pts",
     "read_pts",
-    "write_file",
     "write_pts",
 ]
 
@@ -140,29 +138,6 @@ def write_pts(path: str | os.PathLike[str], points: ArrayLike) -> None:
     if not target.parent.is_dir():
         raise InputError(f"expected a folder to write {target.name} into, got {target.parent}, which is none")
     write_file(target, text)
-
-
-def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file, whole or not at all; one that exists is replaced.
-
-    Args:
-        path: The file.
-        content: Text, which becomes UTF-8, or bytes.
-
-    Raises:
-        InputError: The folder does not exist, or the file cannot be written.
-    """
-    target = Path(path)
-    # Beside the target, as os.replace is atomic only within a file system.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: expected a file that can be written, got {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed
-            temporary.unlink(missing_ok=True)
 
 
 def csv_header(keypoints: Sequence[str]) -> list[str]:

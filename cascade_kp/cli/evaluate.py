@@ -59,7 +59,7 @@ class Evaluate:
     ced: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png|FILE.svg")] = None
     """Draw the cumulative error curves of all stages."""
     curves: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
-    """Published curves to draw dashed beside them, columns subset, points, method, error, fraction."""
+    """Published curves, inter-ocular, to draw dashed beside them: columns subset, points, method, error, fraction."""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None
     """Write a report, one page that needs nothing else."""
     embed_images: bool = False
@@ -180,11 +180,24 @@ def _check_outputs(args: Evaluate) -> None:
             raise InputError(f"{name}: expected an output beside the inputs, got one of them: {str(path)!r}")
         if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None and find_spec("fastparquet") is None:
             raise InputError(f"{name}: {path} needs a library that is missing: pip install pyarrow, or write .csv")
-    if args.curves is not None:
-        if args.ced is None:
-            raise InputError("curves: expected --ced with it, the figure they are drawn in")
-        from cascade_kp.evaluation.ced import read_curves
-
-        read_curves(args.curves, norm=args.norm)
+    _check_curves(args)
     if args.embed_images and args.report is None:
         raise InputError("embed_images: expected --report with it")
+
+
+def _check_curves(args: Evaluate) -> None:
+    """Published curves are read before the work too.
+
+    Raises:
+        DataError: they are broken.
+        InputError: they are not to be drawn, or are of another norm.
+    """
+    if args.curves is None:
+        return
+    if args.ced is None:
+        raise InputError("curves: expected --ced with it, the figure they are drawn in")
+    from cascade_kp.evaluation.ced import read_curves
+
+    read_curves(args.curves, norm="inter_ocular")
+    if args.norm != "inter_ocular":
+        raise InputError(f"curves: expected --norm inter_ocular, as published curves are, got {args.norm}")

@@ -32,7 +32,7 @@ from PIL import Image
 from cascade_kp import metrics
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.evaluation.result import EVERYTHING
-from cascade_kp.formats import write_file
+from cascade_kp.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -342,7 +342,7 @@ def draw_result(
     Args:
         result: what is drawn.
         path: a ``.png`` or ``.svg`` file.
-        published: a file as :func:`read_curves` takes it, by the norm of the result. Its curves are dashed, in a panel
+        published: a file as :func:`read_curves` takes it, inter-ocular. Its curves are dashed, in a panel
             for each subset and group of points that the result has too: those of other faces are never beside it.
 
     Returns:
@@ -350,13 +350,19 @@ def draw_result(
 
     Raises:
         DataError: the file of published curves is broken.
-        InputError: it has no subset and group of points of the result, or the figure cannot be drawn.
+        InputError: it has no subset and group of points of the result, the result is by another norm, or the figure
+            cannot be drawn.
     """
     groups = [str(one) for one in result.protocol["points"]]
     known: dict[tuple[str, str], dict[str, Curve]] = {}
     subsets = [EVERYTHING]
     if published is not None:
-        known = read_curves(published, norm=str(result.protocol["norm"]), group=f"{Path(published).stem} (published)")
+        known = read_curves(published, norm="inter_ocular", group=f"{Path(published).stem} (published)")
+        if result.protocol["norm"] != "inter_ocular":
+            raise InputError(
+                f"{published}: expected a result by the norm of published curves, inter_ocular, got "
+                f"{result.protocol['norm']}"
+            )
         subsets = [name for name in result.subsets if any((name, group) in known for group in groups)]
         if not subsets:
             got = ", ".join(sorted(f"{name} {points}" for name, points in known))

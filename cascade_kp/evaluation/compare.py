@@ -11,6 +11,7 @@ import numpy as np
 
 from cascade_kp.errors import InputError
 from cascade_kp.evaluation.bootstrap import paired_differences, scores
+from cascade_kp.evaluation.result import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ _CONDITIONS = (
     "mat_box",
 )
 _ALPHA = 0.05
+_FAMILIES = 2  # the headline's statistics and all others, each with half of that
 _SHOWN = 3
 
 
@@ -52,7 +54,7 @@ class Change:
         after: of the second.
         low: end of the 95 % bootstrap interval of after minus before.
         high: its other end.
-        p: of no difference, adjusted for the number of changes looked at (Holm).
+        p: of no difference, adjusted for the number of changes looked at in its family (Holm).
         verdict: ``better`` or ``worse`` where p is below 0.05 and the difference at least the tolerance.
     """
 
@@ -122,8 +124,9 @@ def compare(
     """Compare two results face by face.
 
     Every subset and group of points that both have is compared by NME, and all points also by AUC and failure rate.
-    Many statistics are looked at, so p-values are adjusted by Holm's method over each stage's: the chance of even one
-    false alarm in a stage is 5 %.
+    Many statistics are looked at, so p-values are adjusted by Holm's method, in two families for each stage: NME, AUC
+    and failure rate of the headline's points on all faces, which decide first of all and are not diluted by the others;
+    and everything else. The chance of even one false alarm in a stage is 5 %.
 
     Args:
         before: the model that stands.
@@ -150,6 +153,7 @@ def compare(
         raise InputError(f"resamples: expected a positive whole number, got {resamples!r}")
     _check_conditions(before, after)
     after = after.only(_order(before, after))
+    _check_excluded(before, after)
     shared = [name for name in before.stages if name in after.stages]
     wanted = before.stage if stage is None else stage
     stages = shared if wanted == "all" else [name for name in shared if name == wanted]
@@ -160,7 +164,10 @@ def compare(
         )
     changes: list[Change] = []
     for name in stages:
-        changes += _holm(list(_changes(before, after, name, resamples, seed)), tolerance)
+        found = list(_changes(before, after, name, resamples, seed))
+        headline = [change for change in found if (change.subset, change.points) == (EVERYTHING, before.points)]
+        others = [change for change in found if change not in headline]
+        changes += [*_holm(headline, tolerance), *_holm(others, tolerance)]
     return Comparison(tuple(changes), len(before), tolerance)
 
 
@@ -186,7 +193,7 @@ def _changes(before: Result, after: Result, stage: str, resamples: int, seed: in
     groups = [group for group in before.errors[stage] if group in after.errors[stage]]
     parts, at = _parts(before, after, stage, groups), before.threshold
     # Enough that the smallest p-value can still be significant once it is adjusted for all of them.
-    resamples = max(resamples, math.ceil(4 * len(parts) * (len(groups) + 2) / _ALPHA))
+    resamples = max(resamples, math.ceil(4 * _FAMILIES * len(parts) * (len(groups) + 4) / _ALPHA))
     for subset, first, second in parts:
         both = np.isfinite(first) & np.isfinite(second)
         nmes = [scores(np.where(both, errors, np.nan), at).nme for errors in (first, second)]
@@ -201,7 +208,7 @@ def _changes(before: Result, after: Result, stage: str, resamples: int, seed: in
             }
         for i, group in enumerate(groups):
             values = {"nme": (nmes[0][i], nmes[1][i], differences.nme[:, i])}
-            if i == 0:
+            if i == 0 or (subset, group) == (EVERYTHING, before.points):
                 values["auc"] = (plain[0].auc[i], plain[1].auc[i], differences.auc[:, i])
                 values["fr"] = (plain[0].fr[i], plain[1].fr[i], differences.fr[:, i])
             for metric, (one, two, drawn) in values.items():
@@ -221,7 +228,7 @@ def _holm(found: Sequence[Change], tolerance: float) -> list[Change]:
     order = sorted(range(len(found)), key=lambda i: found[i].p)
     adjusted, highest = [1.0] * len(found), 0.0
     for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, found[i].p * (len(found) - rank)))
+        highest = max(highest, min(1.0, _FAMILIES * found[i].p * (len(found) - rank)))
         adjusted[i] = highest
     judged = []
     for change, p in zip(found, adjusted, strict=True):
@@ -243,6 +250,19 @@ def _check_conditions(before: Result, after: Result) -> None:
             raise InputError(
                 f"results: expected the same conditions, but {name} was {one!r} in the first and {two!r} in the second"
             )
+
+
+def _check_excluded(before: Result, after: Result) -> None:
+    """What cannot be scored depends on labels and norm alone, and these are the same."""
+    for stage in set(before.stages) & set(after.stages):
+        for group in set(before.errors[stage]) & set(after.errors[stage]):
+            excluded = [np.isnan(result.errors[stage][group]) for result in (before, after)]
+            rows = np.flatnonzero(excluded[0] != excluded[1])
+            if len(rows):
+                raise InputError(
+                    f"results: expected the same faces to be excluded in both, but {len(rows)} are in one only "
+                    f"({_some([before.names[i] for i in rows])}; {stage}, {group})"
+                )
 
 
 def _order(before: Result, after: Result) -> NDArray[np.intp]:

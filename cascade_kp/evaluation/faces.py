@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -27,7 +27,10 @@ from cascade_kp.structures import Sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Data", "LabelledFaces", "read_faces"]
+__all__ = ["OFFICIAL", "Data", "LabelledFaces", "read_faces"]
+
+# How many faces the protocols of 300-W count.
+OFFICIAL = {"common": 554, "challenging": 135, "full": 689, "indoor": 300, "outdoor": 300, "all": 600}
 
 Data = str | os.PathLike[str] | Sequence["Sample"]
 
@@ -220,14 +223,14 @@ def read_faces(
         if isinstance(one, str | os.PathLike):
             parts.append(_read_folder(Path(one), source, scheme, skip_bad=skip_bad))
         else:
-            parts.append(one)
+            parts.append(_reader(one))
     if split is not None:
         parts = _only(parts, split)
     labelled = [(number, *face) for number, part in enumerate(parts) for face in _labels(part, source, scheme, number)]
     if not labelled:
         raise DataError(f"data: expected at least one labelled face, got none in {len(parts)} folders or readers")
-    origins, points, paths, stems = zip(*labelled, strict=True)
-    names, folders = _names(paths, stems)
+    origins, points, paths, stems, places = zip(*labelled, strict=True)
+    names, folders = _names(places, stems)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
@@ -273,10 +276,19 @@ def _only(parts: list[Sequence[Sample]], split: str | os.PathLike[str]) -> list[
     return chosen
 
 
+def _reader(given: object) -> Sequence[Sample]:
+    if not isinstance(given, Sequence):
+        raise DataError(f"data: expected folders, or readers that are sequences of samples, got {given!r:.80}")
+    return given
+
+
 def _labels(
     part: Sequence[Sample], scheme: Scheme, model: Scheme, number: int
-) -> Iterator[tuple[NDArray[np.float32], str, str]]:
-    """Labels, picture path and name of every face of a reader, without decoding a picture where that can be."""
+) -> Iterator[tuple[NDArray[np.float32], str, str, tuple[str, ...]]]:
+    """Labels, picture path, name and folders of every face of a reader; nothing is decoded where that can be.
+
+    The folders are those of the path, or of the sample's subset where the path is no file.
+    """
     if isinstance(part, Samples):
         if part.scheme != scheme:
             raise SchemeError(
@@ -284,11 +296,14 @@ def _labels(
                 f"{_fitting(len(part.scheme), model)}"
             )
         stems = (name.rsplit("/", 1)[-1] for name in part.names)
-        yield from zip(part.keypoints, part.paths, stems, strict=True)
+        yield from zip(part.keypoints, part.paths, stems, map(_folder, part.paths), strict=True)
         return
     seen: Counter[str] = Counter()
     for i in range(len(part)):
-        sample = part[i]
+        sample: object = part[i]
+        if not isinstance(sample, Mapping) or not {"image", "keypoints"} <= set(sample):
+            got = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
+            raise DataError(f"data: expected samples with image and keypoints, got {got or 'nothing'} as face {i}")
         points = np.asarray(sample["keypoints"], np.float32)
         if points.shape != (len(scheme), 2):
             raise SchemeError(
@@ -298,12 +313,13 @@ def _labels(
         path = str(sample.get("path", ""))
         seen[path] += 1
         stem = Path(path).stem if path else f"reader{number}-{i:06d}"
-        yield points, path, stem if not path or seen[path] == 1 else f"{stem}#{seen[path]}"
+        stem = stem if not path or seen[path] == 1 else f"{stem}#{seen[path]}"
+        subset = str(sample.get("subset", "."))
+        yield points, path, stem, _folder(path if subset == "." or Path(path).is_file() else f"{subset}/{stem}")
 
 
-def _names(paths: Sequence[str], stems: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(folders: Sequence[tuple[str, ...]], stems: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of faces and of their folders: the last two folders, or as many more as tell all folders apart."""
-    folders = [_folder(path) for path in paths]
     apart, depth = set(folders), 2
     while len({folder[-depth:] for folder in apart}) < len(apart):
         depth += 1
@@ -359,6 +375,8 @@ def _read_folder(folder: Path, source: Scheme, model: Scheme, *, skip_bad: bool)
 def _fitting(count: int, model: Scheme) -> str:
     """Which scheme of so many points could be converted to a model's."""
     same = [scheme for scheme in map(load_scheme, available_schemes()) if len(scheme) == count]
+    if len(model) == count:
+        return f"without labels (--labels) they are read as {model.name!r}, which fits"
     for scheme in same:
         try:
             convert(np.zeros((1, count, 2)), scheme, model)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.evaluation.boxes import BoxFile, MatBox, assign, moved, read_boxes
-from cascade_kp.evaluation.faces import LabelledFaces, read_faces
+from cascade_kp.evaluation.faces import OFFICIAL, LabelledFaces, read_faces
 from cascade_kp.evaluation.record import envelope
 from cascade_kp.evaluation.result import Result
-from cascade_kp.formats import write_file
+from cascade_kp.files import write_file
 from cascade_kp.metrics import nme, normaliser, point_errors
 from cascade_kp.pipeline import Pipeline
 from cascade_kp.runtime import Points
@@ -91,10 +91,12 @@ class Protocol:
         }.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if type(self.threshold) not in (int, float):
+            raise InputError(f"threshold: expected a positive fraction such as 0.08, got {self.threshold!r}")
         if type(self.points) is not tuple or not self.points:
             raise InputError(f"points: expected a tuple of at least one group of points, got {self.points!r}")
         for name in ("jitter_shift", "jitter_scale"):
-            if not 0.0 <= getattr(self, name) < 1.0:
+            if type(getattr(self, name)) not in (int, float) or not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name}: expected a share from 0 to below 1, got {getattr(self, name)!r}")
         if not 0.0 < self.threshold < np.inf:
             raise InputError(f"threshold: expected a positive fraction such as 0.08, got {self.threshold!r}")
@@ -109,6 +111,8 @@ class Protocol:
         given = self.boxes if isinstance(self.boxes, tuple) else (self.boxes,)
         if not given:
             raise InputError("boxes: expected truth, detector, jitter or files, got none")
+        if not all(isinstance(one, str | os.PathLike) for one in given):
+            raise InputError(f"boxes: expected truth, detector, jitter or files, got {self.boxes!r}")
         named = [one for one in given if str(one) in _SOURCES]
         if named and len(given) > 1:
             raise InputError(f"boxes: expected one source, or files only, got {', '.join(map(str, given))}")
@@ -242,7 +246,8 @@ def evaluate(  # noqa: PLR0913 (settings of reading, running and scoring, keywor
         The evaluation; ``.result.summary()`` is the headline.
 
     Raises:
-        DataError: no face, a face twice, a broken file, or a file of boxes that knows none of the pictures.
+        DataError: no face, a face twice, a broken file, a sample without labels, or a file of boxes that knows none of
+            the pictures of a part of the data.
         SchemeError: the labels do not fit the model; the message says what would.
         InputError: a setting has no such value, or does not fit the model.
         ModelError: the model cannot be used.
@@ -258,8 +263,7 @@ def evaluate(  # noqa: PLR0913 (settings of reading, running and scoring, keywor
     groups = point_groups(scheme)
     points = tuple(_group(name, groups, scheme) for name in how.points)
     _check_norm(how.norm, scheme)
-    one = isinstance(data, str | os.PathLike) or not data or isinstance(data[0], Mapping)
-    given: Sequence[Any] = [data] if one else data  # type: ignore[assignment]
+    given = _parts(data)
     source = labels if labels is None or isinstance(labels, Scheme) else load_scheme(labels)
     faces = read_faces(given, scheme, source, split, skip_bad=skip_bad)
     files = _files(how, len(given))
@@ -274,7 +278,7 @@ def evaluate(  # noqa: PLR0913 (settings of reading, running and scoring, keywor
     ):
         run.add(positions, image)
     run.finish()
-    digests = faces.digests()
+    digests, subsets = faces.digests(), faces.subsets()
     errors = {
         stage: {name: nme(found, faces.keypoints, scheme, how.norm, members) for name, members in groups.items()}
         for stage, found in run.keypoints.items()
@@ -292,10 +296,11 @@ def evaluate(  # noqa: PLR0913 (settings of reading, running and scoring, keywor
             "sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
             "scheme": scheme.name,
             "skipped": list(faces.skipped),
+            "official": {name: OFFICIAL[name] for name in subsets if name in OFFICIAL},
         },
         names=faces.names,
         digests=digests,
-        subsets=faces.subsets(),
+        subsets=subsets,
         errors=errors,
         envelope=envelope("evaluation", None),
         calibration=_holds(run.sigma[headline], run.keypoints[headline], faces.keypoints, groups),
@@ -303,6 +308,15 @@ def evaluate(  # noqa: PLR0913 (settings of reading, running and scoring, keywor
         seed=how.seed,
     )
     return Evaluation(result, scheme, faces, run.boxes, run.keypoints, run.sigma, groups)
+
+
+def _parts(data: Any) -> Sequence[Any]:  # noqa: ANN401 (what came)
+    """The data as a list of folders and readers, whether one or several were given."""
+    if isinstance(data, str | os.PathLike):
+        return [data]
+    if not isinstance(data, Sequence):
+        raise InputError(f"data: expected a folder, a reader (a sequence of samples) or several, got {data!r:.80}")
+    return [data] if not data or isinstance(data[0], Mapping) else data
 
 
 def _settled(protocol: Protocol | None, settings: Mapping[str, Any]) -> Protocol:
@@ -313,7 +327,8 @@ def _settled(protocol: Protocol | None, settings: Mapping[str, Any]) -> Protocol
     values = dict(settings)
     if "points" in values:
         points = values["points"]
-        values["points"] = (str(points),) if isinstance(points, str | int) else tuple(map(str, points))
+        several = isinstance(points, Sequence) and not isinstance(points, str)
+        values["points"] = tuple(map(str, points)) if several else (str(points),)
     if isinstance(values.get("boxes"), list):
         values["boxes"] = tuple(values["boxes"])
     how = dataclasses.replace(Protocol() if protocol is None else protocol, **values)
@@ -441,14 +456,13 @@ class _Run:
             DataError: a file of boxes knows none of the pictures it is for.
         """
         self._flush()
-        for file in {id(file): file for file in self._files}.values():
-            pictures = [
-                path for path, i in zip(self._faces.paths, self._faces.origins, strict=True) if self._files[i] is file
-            ]
-            if pictures and not any(known is file for known, _ in self._used):
+        known = set(self._used.values())
+        for origin, file in enumerate(self._files):
+            pictures = {p for p, i in zip(self._faces.paths, self._faces.origins, strict=True) if i == origin}
+            if pictures and not pictures & known:
                 raise DataError(
-                    f"{file.path}: expected boxes of pictures such as {pictures[0]}, got none of the "
-                    f"{len(set(pictures))}; the file names pictures such as {'/'.join(next(iter(file.boxes)))}"
+                    f"{file.path}: expected boxes of pictures such as {min(pictures)}, got none of the {len(pictures)} "
+                    f"of that data; the file names pictures such as {'/'.join(next(iter(file.boxes)))}"
                 )
 
     def _supplied(self, first: int) -> NDArray[np.float32]:

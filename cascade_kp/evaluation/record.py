@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cascade_kp.formats import write_file
+from cascade_kp.files import write_file
 
 __all__ = ["FORMAT_VERSION", "command_line", "envelope", "machine", "write_json"]
 

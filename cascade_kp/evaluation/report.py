@@ -23,7 +23,7 @@ from cascade_kp.evaluation.bootstrap import intervals, paired_differences
 from cascade_kp.evaluation.calibration import calibration
 from cascade_kp.evaluation.pose import NOSE_DEPTH, yaw
 from cascade_kp.evaluation.result import EVERYTHING
-from cascade_kp.formats import write_file
+from cascade_kp.files import write_file
 from cascade_kp.metrics import normaliser
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _yaw_bins(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _size_bins(evaluation: Evaluation) -> dict[str, Any]:
-    """Errors by longer side of the labels' tight box, in bins of about as many faces each."""
+    """Errors by longer side of the labels' tight box, in bins between quantiles; faces of one size share a bin."""
     sizes = _sizes(evaluation.truth)
     known = ~np.isnan(sizes)
     if not known.any():

@@ -303,6 +303,7 @@ def _error(value: float) -> float | str | None:
 def _errors(values: list[float | str | None], count: int) -> NDArray[np.float64]:
     known = {None: math.nan, _MISSED: math.inf}
     errors = np.array([known[v] if v is None or isinstance(v, str) else float(v) for v in values], np.float64)
-    if errors.shape != (count,) or (errors < 0).any():
+    stray = sum(isinstance(v, float) and not math.isfinite(v) for v in values)
+    if errors.shape != (count,) or (errors < 0).any() or stray:
         raise ValueError(f"{count} errors of at least 0, got {len(values)} values")
     return errors

@@ -20,7 +20,7 @@ def result_text(result: Result) -> str:
     """An evaluation's tables: by subset and stage for the points that were asked for, then all groups of points."""
     protocol, at = result.protocol, f"@{result.threshold:g}"
     lines = [
-        f"{result.model['name']} on {len(result)} faces of {', '.join(result.data['folders'])}",
+        f"{result.model['name']} on {len(result)} face{'s'[: len(result) > 1]} of {', '.join(result.data['folders'])}",
         f"boxes {protocol['boxes']}, norm {protocol['norm']}, in %, with 95 % bootstrap intervals over faces",
         "",
     ]
@@ -47,6 +47,10 @@ def result_text(result: Result) -> str:
     if result.calibration.get("holds") is not None:
         holds, expected = (_percent(result.calibration[key], 1) for key in ("holds", "expected"))
         lines += ["", f"sigma holds {holds} % of the errors of {result.stage} ({expected} % expected)"]
+    for subset, count in result.data.get("official", {}).items():
+        if len(result.subsets[subset]) != count:
+            here = len(result.subsets[subset])
+            lines += ["", f"note: {subset} has {here} faces here, and {count} in the protocol of 300-W"]
     if "other_answers" in protocol:
         lines.append(f"answers of the detector that are no labelled face: {protocol['other_answers']}")
     return "\n".join(lines)

@@ -114,15 +114,29 @@ def test_without_ours_only_published_curves():
 
 
 def test_private_faces_stand_among_the_published():
-    panels, columns = ced.figure([made(["300w/01_Indoor", "300w/02_Outdoor"])])
+    panels, columns = ced.figure([made(["300w/01_Indoor", "300w/02_Outdoor"], n=592)])
     assert columns == 3
     assert [panel.title for panel in panels] == [
         f"{p} points, {s}" for p in (68, 51) for s in ("all", "indoor", "outdoor")
     ]
     ours = [[curve for curve in panel.curves if not curve.published] for panel in panels]
     assert [len(curves) for curves in ours] == [3] * 6
-    assert [curves[0].n for curves in ours] == [12, 6, 6] * 2
+    assert [curves[0].n for curves in ours] == [592, 296, 296] * 2
     assert not any(panel.apart for panel in panels)
+    assert panels[0].subtitle == "private set of 300-W, 600 faces, ours 592"
+
+
+def test_a_few_faces_in_a_folder_of_that_name_are_not_the_private_set():
+    panels, columns = ced.figure([made(["300w/01_Indoor", "300w/02_Outdoor"])])
+    assert columns == 4
+    assert all(curve.published for panel in panels if not panel.apart for curve in panel.curves)
+    assert [panel.subtitle.rsplit(", ", 1)[1] for panel in panels if panel.apart] == ["12"] * 2
+
+
+def test_results_of_another_norm_are_refused():
+    result = made(["helen/testset", "lfpw/testset"])
+    with pytest.raises(InputError, match="by the norm of the published curves, inter_ocular, got box"):
+        ced.figure([replace(result, protocol={**result.protocol, "norm": "box"})])
 
 
 def test_other_faces_stand_apart():
@@ -131,7 +145,7 @@ def test_other_faces_stand_apart():
     assert (len(panels), columns) == (10, 5)
     apart = [panel for panel in panels if panel.apart]
     assert [(panel.title, panel.subtitle) for panel in apart[:2]] == [
-        ("68 points, common", "other faces: HELEN + LFPW test, 12"),
+        ("68 points, common", "other faces: HELEN + LFPW test, 12 of 554"),
         ("68 points, everything", "other faces: 300w/afw, 5"),
     ]
     assert not any(curve.published for panel in apart for curve in panel.curves)
@@ -155,7 +169,9 @@ def test_command(tmp_path, capsys):
     assert ced.main(["--results", str(file), "--out", str(tmp_path / "figure")]) == 0
     out = capsys.readouterr().out
     assert "300-W challenge (published): Fan et al." in out
-    assert "68 points, common (other faces: HELEN + LFPW test, 12)   OTHER FACES than the published curves'" in out
+    assert (
+        "68 points, common (other faces: HELEN + LFPW test, 12 of 554)   OTHER FACES than the published curves'" in out
+    )
     line = next(line for line in out.splitlines() if "made (true face boxes): coarse" in line)
     assert line.split()[-4:-2] == ["12", "1"]
     with Image.open(tmp_path / "figure.png") as image:

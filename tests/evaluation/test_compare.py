@@ -412,3 +412,24 @@ def test_copies_of_a_face_are_paired_by_name(before):
 def test_settings_that_make_no_sense(before, settings, message):
     with pytest.raises(InputError, match=message):
         compare(before, before, **settings)
+
+
+@pytest.mark.parametrize("lost", [8, 20])
+def test_faces_that_are_no_longer_found_are_a_loss(lost):
+    """They are in no mean over found faces, and few among many statistics."""
+    folders = [f"a/{i % 3}" for i in range(500)]
+    errors = made_errors(500, 4)
+    before = made_result(errors, folders=folders)
+    fewer = {group: values.copy() for group, values in errors.items()}
+    for values in fewer.values():
+        values[np.arange(lost) * 17] = math.inf
+    worse = compare(before, like(before, fewer)).worse
+    assert ("everything", "68", "fr") in named(worse)
+
+
+def test_other_excluded_faces_are_refused(before, errors):
+    holed = {group: values.copy() for group, values in errors.items()}
+    for values in holed.values():
+        values[:3] = math.nan
+    with pytest.raises(InputError, match="the same faces to be excluded in both, but 3 are in one only"):
+        compare(before, like(before, holed))

@@ -669,7 +669,7 @@
       binned(grid, {
         id: "size-chart", title: "Face size", head: "Size, px", stages, axis: "longer side of the face box, px", what: "NME by face size",
         bins: data.size.bins.map(missed), edges, labels: data.size.bins.map((_, i) => `${edges[i]} to ${edges[i + 1]} px`),
-        caption: "The longer side of the tight box of the labels, in bins of about as many faces each.",
+        caption: "The longer side of the tight box of the labels, in bins between quantiles; faces of one size share a bin.",
       });
     }
     if (data.perturbation) {
