@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.evaluation.boxes import BoxFile, MatBox, assign, moved, read_boxes
+from cascade_kp.evaluation.calibration import EXPECTED
 from cascade_kp.evaluation.faces import OFFICIAL, LabelledFaces, read_faces
 from cascade_kp.evaluation.record import envelope
 from cascade_kp.evaluation.result import Result
@@ -43,7 +44,6 @@ _SOURCES = ("truth", "detector", "jitter")
 _FOUND_IOU = 0.5  # of a detected face with a labelled one
 _ANY_IOU = 1e-9  # of a supplied box: any overlap
 _BATCH = 32
-_EXPECTED = 0.68  # of errors within sigma
 
 
 @dataclass(frozen=True)
@@ -543,7 +543,7 @@ def _holds(
 
     return {
         "holds": share(range(truth.shape[1])),
-        "expected": _EXPECTED,
+        "expected": EXPECTED,
         "by_points": {n: share(m) for n, m in groups.items()},
     }
 

@@ -45,8 +45,8 @@ def test_asking_for_versions_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("/work/shared/data", "DATA"),
-        ("/work/shared/data/300w/helen/testset", "DATA/300w/helen/testset"),
+        ("/srv/shared/data", "DATA"),
+        ("/srv/shared/data/300w/helen/testset", "DATA/300w/helen/testset"),
         ("/home/me/sets/300w/afw", "DATA/300w/afw"),
         ("/home/me/faces", "DATA/faces"),
         ("/home/me/mine.safetensors", "mine.safetensors"),
