@@ -116,6 +116,10 @@ class CascadeConfig:
         coarse: stage one, which predicts every keypoint.
         margin: side of stage one's crop over the longer side of the face box.
         passes: how often stage one runs; after the first time on the box and roll of its own last answer.
+        first: the network of every pass but the last, which only has to find where the face lies and whether it is one;
+            None takes ``coarse``. Needs two passes.
+        both_ways: the last pass, and the specialists of regions that are their own mirror image, also see their crops
+            mirrored, and the two answers are averaged: twice the time.
         regions: the specialists by region name, possibly none.
         boxes: a network that predicts only the box of each region in ``regions``, in their order; optional.
         region_boxes: where the regions are cropped: round stage one's ``points`` or in the ``boxes`` network's boxes.
@@ -128,6 +132,8 @@ class CascadeConfig:
     coarse: NetConfig
     margin: float = 1.3
     passes: int = 1
+    first: NetConfig | None = None
+    both_ways: bool = False
     regions: dict[str, RegionConfig] = field(default_factory=dict)
     boxes: NetConfig | None = None
     region_boxes: Literal["points", "boxes"] = "points"
@@ -138,6 +144,7 @@ class CascadeConfig:
     def __post_init__(self) -> None:
         check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
         check(1 <= self.passes <= 4, "passes", "1 to 4", self.passes)
+        check(self.first is None or self.passes > 1, "passes", "at least 2 with a [first] network", self.passes)
         check(self.region_boxes in ("points", "boxes"), "region_boxes", "'points' or 'boxes'", self.region_boxes)
         check(
             self.boxes is not None or self.region_boxes == "points",
@@ -239,6 +246,9 @@ class LossConfig:
         bin_sigma: standard deviation of the target distribution of ``simcc``, in bins.
         sigma_weight: weight of the uncertainty's own loss; ``rle`` trains it with the points and takes no other.
         face_weight: weight of the face score's loss.
+        map_weight: beside any loss, weight of the divergence of each heat map from a Gaussian round its label
+            (``soft_argmax`` heads only).
+        map_sigma: standard deviation of that Gaussian, in cells.
     """
 
     name: Literal["wing", "soft_wing", "mse", "l1", "smooth_l1", "star", "rle", "simcc"] = "wing"
@@ -249,11 +259,13 @@ class LossConfig:
     bin_sigma: float = 3.0
     sigma_weight: float = 0.003
     face_weight: float = 0.02
+    map_weight: float = 0.0
+    map_sigma: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("width", "curvature", "reach", "bin_sigma"):
+        for name in ("width", "curvature", "reach", "bin_sigma", "map_sigma"):
             check(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
-        for name in ("spread_weight", "sigma_weight", "face_weight"):
+        for name in ("spread_weight", "map_weight", "sigma_weight", "face_weight"):
             check(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
         steep = self.reach > self.width + self.curvature
         check(steep, "reach", f"above width + curvature, {self.width + self.curvature:g}", self.reach)

@@ -37,6 +37,8 @@ CASCADE = CascadeConfig(
     coarse=NET,
     margin=1.4,
     passes=2,
+    first=NetConfig(input_px=64),
+    both_ways=True,
     regions={"right_eye": RegionConfig(net=NetConfig()), "left_eye": REGION},
     boxes=NetConfig(head="direct"),
     region_boxes="boxes",
@@ -50,8 +52,8 @@ JITTER = JitterConfig(
 PHOTOMETRIC = PhotometricConfig(
     brightness=0.1, contrast=0.2, colour=0.3, grey=0.4, blur=0.5, blur_px=0.6, noise=0.7, erase=0.8, erase_share=0.9
 )
-DATA = DataConfig(("a", "b"), ("c",), 0.2, 0.7, "v.txt", "median")
-LOSS = LossConfig("soft_wing", 0.1, 0.2, 0.5, 7.0, 2.0, 0.01, 0.03)
+DATA = DataConfig(("a", "b"), ("c",), 0.2, 0.7, "v.txt", "median", "ibug68", 0.4)
+LOSS = LossConfig("soft_wing", 0.1, 0.2, 0.5, 7.0, 2.0, 0.01, 0.03, 0.2, 0.7)
 OPTIM = OptimConfig("sgd", 0.1, 0.3, 0.8, (0.5, 0.6), 2.0)
 SCHEDULE = ScheduleConfig("plateau", 2, 0.1, 0.4, 5, 0.6)
 PART = PartConfig(

@@ -32,10 +32,14 @@ def main(arguments: list[str]) -> int:
     cascade, info = load_model(path)
     counts = {
         name: sum(p.numel() for p in child.parameters())
-        for name, child in [("coarse", cascade.coarse), *[(f"regions.{n}", m) for n, m in cascade.regions.items()]]
+        for name, child in [
+            ("first", cascade.coarse.first),
+            ("coarse", cascade.coarse.net),
+            *[(f"regions.{n}", m) for n, m in cascade.regions.items()],
+            ("boxes", cascade.boxes),
+        ]
+        if child is not None
     }
-    if cascade.boxes is not None:
-        counts["boxes"] = sum(p.numel() for p in cascade.boxes.parameters())
     content = {
         "name": info.name,
         "file": str(path),
@@ -57,7 +61,7 @@ def main(arguments: list[str]) -> int:
     print(f"  file        {path}, {content['bytes']:,} bytes")
     print(f"  sha256      {content['sha256']}")
     for name, count in counts.items():
-        net = info.config.coarse if name == "coarse" else info.config.boxes
+        net = {"first": info.config.first, "coarse": info.config.coarse, "boxes": info.config.boxes}.get(name)
         if name.startswith("regions."):
             net = info.config.regions[name.removeprefix("regions.")].net
         if net is not None:

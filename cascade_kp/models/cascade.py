@@ -15,6 +15,8 @@ from cascade_kp.errors import ConfigError, InputError
 from cascade_kp.models.heads import KeypointNet, Prediction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from cascade_kp.config import CascadeConfig, RegionConfig
@@ -68,33 +70,51 @@ class StageOne(nn.Module):
     """The network that sees the whole face, with the shape it takes as upright.
 
     Attributes:
+        net: the network of the last pass.
+        first: the network of the passes before, if it is another one.
         reference: (K, 2) mean upright shape of the training faces, in units of the face box's longer side.
         sigma_scale: (K,) calibration of the predicted distances, fitted on validation data.
+        first_scale: (K,) the same of ``first``, if there is one.
     """
 
-    def __init__(self, config: CascadeConfig, keypoints: int) -> None:
+    def __init__(self, config: CascadeConfig, scheme: Scheme) -> None:
         super().__init__()
+        keypoints = len(scheme)
         self.margin = config.margin
         self.passes = config.passes
-        self.net = KeypointNet(config.coarse, keypoints, face_score=True)
+        self.both_ways = config.both_ways
+        self.net = KeypointNet(config.coarse, keypoints, face_score=config.first is None)
+        self.first = KeypointNet(config.first, keypoints, face_score=True) if config.first is not None else None
         self.register_buffer("reference", torch.zeros(keypoints, 2))
         self.register_buffer("sigma_scale", torch.ones(keypoints))
+        if config.first is not None:
+            self.register_buffer("first_scale", torch.ones(keypoints))
         self.reference: Tensor
         self.sigma_scale: Tensor
+        self.first_scale: Tensor
+        self._flip = list(scheme.flip)
 
-    def frames(self, boxes: Tensor, angles: Tensor) -> Tensor:
-        """Crops of face boxes, (N, 4) px and (N,) radians -> (N, 2, 3) crop px -> canvas px."""
-        return geometry.face_frames(boxes, angles, self.margin, self.net.config.input_px)
+    @property
+    def judge(self) -> tuple[KeypointNet, Tensor]:
+        """The network that sees a box first, and says whether it holds a face; and its (K,) calibration."""
+        return (self.net, self.sigma_scale) if self.first is None else (self.first, self.first_scale)
 
-    def frames_of_points(self, points: Tensor) -> Tensor:
+    def frames(self, boxes: Tensor, angles: Tensor, size: int | None = None) -> Tensor:
+        """Crops of face boxes.
+
+        Args:
+            boxes: (N, 4) xyxy px.
+            angles: (N,) radians.
+            size: side of the crops, px; that of the network of the last pass by default.
+
+        Returns:
+            (N, 2, 3) crop px -> canvas px.
+        """
+        return geometry.face_frames(boxes, angles, self.margin, size or self.net.config.input_px)
+
+    def frames_of_points(self, points: Tensor, size: int | None = None) -> Tensor:
         """Crops of faces whose keypoints are known, (N, K, 2) px -> (N, 2, 3): upright, round their tight box."""
-        angles = geometry.roll_angle(points, self.reference)
-        origin = torch.zeros_like(points[:, 0])
-        unit = torch.ones_like(angles)
-        level = geometry.square_frames(origin, unit, angles, 1)  # rotation only
-        boxes = geometry.tight_box(geometry.apply(geometry.invert(level), points))
-        frames = geometry.face_frames(boxes, torch.zeros_like(angles), self.margin, self.net.config.input_px)
-        return geometry.compose(level, frames)
+        return geometry.upright_frames(points, self.reference, self.margin, size or self.net.config.input_px)
 
     def forward(self, images: Tensor, boxes: Tensor, angles: Tensor) -> tuple[Tensor, Prediction]:
         """Find every keypoint.
@@ -108,14 +128,62 @@ class StageOne(nn.Module):
             (N, 2, 3) the last pass's frames, crop px -> canvas px, and its prediction in crop units. The face
             logit is the first pass's: it judges the box that was given.
         """
-        size = self.net.config.input_px
-        frames = self.frames(boxes, angles)
-        prediction: Prediction = self.net(geometry.sample(images, frames, size))
-        face = prediction.face
-        for _ in range(self.passes - 1):
-            frames = self.frames_of_points(geometry.apply(frames, prediction.points * size))
-            prediction = self.net(geometry.sample(images, frames, size))
-        return frames, prediction._replace(face=face)
+        early = self.net if self.first is None else self.first
+        size, judged = early.config.input_px, None
+        frames = self.frames(boxes, angles, size if self.passes > 1 else None)
+        for left in range(self.passes - 1, 0, -1):
+            prediction: Prediction = early(geometry.sample(images, frames, size))
+            judged = prediction.face if judged is None else judged
+            points = geometry.apply(frames, prediction.points * size)
+            frames = self.frames_of_points(points, size if left > 1 else None)
+        crops = geometry.sample(images, frames, self.net.config.input_px)
+        prediction = both_ways(self.net, crops, self._flip) if self.both_ways else self.net(crops)
+        return frames, prediction if judged is None else prediction._replace(face=judged)
+
+
+def both_ways(net: KeypointNet, crops: Tensor, flip: list[int]) -> Prediction:
+    """A network's answer about crops and about their mirror images, averaged.
+
+    Args:
+        net: the network.
+        crops: (N, 3, s, s) float RGB in [0, 255].
+        flip: (k,) for each of its points, which one it is in the mirror.
+
+    Returns:
+        A prediction in crop units; the distances as their geometric mean.
+    """
+    plain: Prediction = net(crops)
+    mirrored: Prediction = net(crops.flip(-1))
+    points = (plain.points + geometry.mirror_points(mirrored.points, 1.0, flip)) / 2
+    log_sigma = (plain.log_sigma + mirrored.log_sigma[:, flip]) / 2
+    return Prediction(points, log_sigma, (plain.face + mirrored.face) / 2)
+
+
+def region_frames(stage_one: Tensor, boxes: Tensor, regions: Sequence[RegionConfig]) -> Tensor:
+    """Crops of region boxes, at the angle of stage one's crop.
+
+    Args:
+        stage_one: (N, 2, 3) stage-one crop px -> canvas px.
+        boxes: (N, R, 4) xyxy px of the stage-one crop.
+        regions: R configurations: margin, and whether the crop is mirrored.
+
+    Returns:
+        (N, R, 2, 3) region crop units -> canvas px.
+    """
+    low, high = boxes[..., :2], boxes[..., 2:]
+    side = (high - low).amax(dim=-1) * boxes.new_tensor([region.margin for region in regions])
+    mirror = boxes.new_tensor([[-1.0 if region.mirror else 1.0, 1.0] for region in regions])
+    linear = stage_one[:, None, :, :2] * (side[..., None] * mirror)[:, :, None]
+    centre = geometry.apply(stage_one, (low + high) / 2)
+    return torch.cat([linear, (centre - linear.sum(dim=-1) / 2)[..., None]], dim=-1)
+
+
+def _fused(
+    coarse: Tensor, coarse_sigma: Tensor, refined: Tensor, refined_sigma: Tensor, share: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :meth:`Cascade.fuse`, with each point's (k,) share of the specialist and scale of sigma."""
+    log_sigma = torch.lerp(coarse_sigma.log(), refined_sigma.log(), share)
+    return torch.lerp(coarse, refined, share[:, None]), log_sigma.exp() * scale
 
 
 class Specialist(nn.Module):
@@ -135,21 +203,41 @@ class Specialist(nn.Module):
         self.fusion: Tensor
         self.sigma_scale: Tensor
 
-    def frames(self, stage_one: Tensor, boxes: Tensor) -> Tensor:
-        """Crops of region boxes.
 
-        Args:
-            stage_one: (N, 2, 3) stage-one crop px -> canvas px; the region is cropped at this frame's angle.
-            boxes: (N, 4) xyxy px of the stage-one crop.
+class _Where(NamedTuple):
+    """Indices of the specialists' P points, which stand one region after another; and of the scheme's.
 
-        Returns:
-            (N, 2, 3) region crop px -> canvas px, mirrored if the region is.
-        """
-        size = self.config.net.input_px
-        frames = geometry.face_frames(boxes, torch.zeros_like(boxes[:, 0]), self.config.margin, size)
-        if self.config.mirror:
-            frames = geometry.flip_frames(frames, size)
-        return geometry.compose(stage_one, frames)
+    Attributes:
+        said_at: (P,) where the networks say each of them: one that sees its region mirrored has its partner's order.
+        region_of: (P,)
+        every: (P,) which of the scheme's points they are.
+        covered: those of the scheme's points that have a specialist.
+        last: for each of these, its place among the P; where regions overlap, the last of them has the word.
+        corners: (R, k) members of each region, the first of them repeated where a region has fewer.
+    """
+
+    said_at: Tensor
+    region_of: Tensor
+    every: Tensor
+    covered: Tensor
+    last: Tensor
+    corners: Tensor
+
+    @staticmethod
+    def of(members: list[list[int]], order: list[int], device: torch.device) -> _Where:
+        """Of the regions' members, and where each is said."""
+        every = [member for region in members for member in region]
+        last = {member: place for place, member in enumerate(every)}
+        widest = max(map(len, members), default=0)
+        tables = (
+            order,
+            [i for i, region in enumerate(members) for _ in region],
+            every,
+            list(last),
+            list(last.values()),
+            [region + region[:1] * (widest - len(region)) for region in members],
+        )
+        return _Where(*(torch.tensor(table, dtype=torch.long, device=device) for table in tables))
 
 
 class Cascade(nn.Module):
@@ -159,11 +247,12 @@ class Cascade(nn.Module):
         super().__init__()
         self.config = config
         self.scheme = scheme
-        self.coarse = StageOne(config, len(scheme))
+        self.coarse = StageOne(config, scheme)
         self.boxes = KeypointNet(config.boxes, 2 * len(config.regions)) if config.boxes is not None else None
         self.regions = nn.ModuleDict()
         self._members: dict[str, list[int]] = {}
-        self._order: dict[str, list[int]] = {}
+        self._mirror: dict[str, list[int]] = {}  # of the regions that are their own mirror image, where that is used
+        order: list[int] = []
         for name, region in config.regions.items():
             members = list(scheme.region(name))
             partner, _ = scheme.flip_region(name)
@@ -171,8 +260,19 @@ class Cascade(nn.Module):
                 raise ConfigError(f"regions.{name}.mirror: expected a region with a partner on the other side")
             self.regions[name] = Specialist(region, len(members))
             self._members[name] = members
-            # Where in the network's (mirrored) output each of the region's points stands.
-            self._order[name] = list(scheme.flip_region(partner)[1]) if region.mirror else list(range(len(members)))
+            # A network that sees its region mirrored says the points in its partner's order.
+            own = scheme.flip_region(partner)[1] if region.mirror else range(len(members))
+            order += [len(order) + i for i in own]
+            if config.both_ways and partner == name:
+                self._mirror[name] = list(scheme.flip_region(name)[1])
+        self._where: dict[torch.device, _Where] = {}
+        self._order = order
+
+    def _places(self, device: torch.device) -> _Where:
+        """Made once for a device. No buffers: a model is built without memory and then filled from its file."""
+        if device not in self._where:
+            self._where[device] = _Where.of(list(self._members.values()), self._order, device)
+        return self._where[device]
 
     def forward(
         self,
@@ -206,15 +306,18 @@ class Cascade(nn.Module):
         regions = stage == "regions"
         said = self.stages(images, boxes, angles, oracle=oracle, region_boxes=region_boxes, regions=regions)
         points, sigma = said.coarse.clone(), said.coarse_sigma * self.coarse.sigma_scale
-        for name in said.refined:
-            members = self._members[name]
-            points[:, members], sigma[:, members] = self.fuse(
-                name,
-                said.coarse[:, members],
-                said.coarse_sigma[:, members],
-                said.refined[name],
-                said.refined_sigma[name],
+        if said.refined:
+            where = self._places(points.device)
+            modules = [self.specialist(name) for name in said.refined]
+            fused, fused_sigma = _fused(
+                said.coarse[:, where.every],
+                said.coarse_sigma[:, where.every],
+                torch.cat(list(said.refined.values()), dim=1),
+                torch.cat(list(said.refined_sigma.values()), dim=1),
+                torch.cat([module.fusion for module in modules]),
+                torch.cat([module.sigma_scale for module in modules]),
             )
+            points[:, where.covered], sigma[:, where.covered] = fused[:, where.last], fused_sigma[:, where.last]
         return CascadeOutput(points, sigma, said.coarse, said.face.sigmoid())
 
     def stages(
@@ -241,8 +344,8 @@ class Cascade(nn.Module):
         crops = coarse.new_zeros((len(coarse), 0, 4))
         if regions and self.regions:
             crops = self._region_boxes(images, frames, coarse, oracle, region_boxes or self.config.region_boxes)
-            for i, name in enumerate(self.regions if refine else ()):
-                refined[name], refined_sigma[name] = self._specialist(name, images, frames, crops[:, i])
+            if refine:
+                refined, refined_sigma = self._refine(images, frames, crops)
         return Stages(frames, prediction.face, coarse, coarse_sigma, crops, refined, refined_sigma)
 
     def fuse(
@@ -261,9 +364,7 @@ class Cascade(nn.Module):
             (N, k, 2) px and calibrated (N, k) px.
         """
         module = self.specialist(name)
-        share = module.fusion
-        log_sigma = torch.lerp(coarse_sigma.log(), refined_sigma.log(), share)
-        return torch.lerp(coarse, refined, share[:, None]), log_sigma.exp() * module.sigma_scale
+        return _fused(coarse, coarse_sigma, refined, refined_sigma, module.fusion, module.sigma_scale)
 
     def specialist(self, name: str) -> Specialist:
         """The network of one region."""
@@ -282,16 +383,34 @@ class Cascade(nn.Module):
             corners = self.boxes(geometry.sample(images, frames * scale, size))
             return geometry.tight_box((corners.points * full).unflatten(1, (-1, 2)))
         inside = geometry.apply(geometry.invert(frames), coarse if oracle is None else oracle)
-        return torch.stack([geometry.tight_box(inside[:, self._members[name]]) for name in self.regions], dim=1)
+        return geometry.tight_box(inside[:, self._places(images.device).corners])
 
-    def _specialist(self, name: str, images: Tensor, frames: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        """One specialist's own answer, (N, k, 2) px and (N, k) px, canvas frame, in the region's order."""
-        module = self.specialist(name)
-        size = module.config.net.input_px
-        crops = module.frames(frames, box)
-        points, sigma = self._to_canvas(crops, module.net(geometry.sample(images, crops, size)), size)
-        order = self._order[name]
-        return points[:, order], sigma[:, order]
+    def _refine(self, images: Tensor, frames: Tensor, boxes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every specialist's own answer by region: (N, k, 2) px and (N, k) px, canvas frame."""
+        configs = {name: self.specialist(name).config for name in self.regions}
+        crops = region_frames(frames, boxes, list(configs.values()))
+        said: dict[str, Prediction] = {}
+        for size in dict.fromkeys(config.net.input_px for config in configs.values()):
+            chosen = [i for i, config in enumerate(configs.values()) if config.net.input_px == size]
+            taken = crops if len(chosen) == len(configs) else crops[:, chosen]
+            seen = geometry.sample(images, taken * crops.new_tensor([1 / size, 1 / size, 1.0]), size)
+            for place, name in enumerate(name for name, config in configs.items() if config.net.input_px == size):
+                said[name] = self._said(name, seen[:, place])
+        # All regions' points at once: on a CPU, a small operation costs its call, however little there is to do.
+        where = self._places(images.device)
+        points = torch.cat([said[name].points for name in configs], dim=1)[:, where.said_at]
+        log_sigma = torch.cat([said[name].log_sigma for name in configs], dim=1)[:, where.said_at]
+        crops = crops[:, where.region_of]
+        points = (crops[..., :2] * points[:, :, None]).sum(dim=-1) + crops[..., 2]
+        sigma = log_sigma.exp() * torch.linalg.vector_norm(crops[..., 0], dim=-1)
+        counts = [len(self._members[name]) for name in configs]
+        split = (dict(zip(configs, all_of.split(counts, dim=1), strict=True)) for all_of in (points, sigma))
+        return next(split), next(split)
+
+    def _said(self, name: str, seen: Tensor) -> Prediction:
+        """A specialist on its (N, 3, s, s) crops, in crop units."""
+        net = self.specialist(name).net
+        return both_ways(net, seen, self._mirror[name]) if name in self._mirror else net(seen)
 
     @staticmethod
     def _to_canvas(frames: Tensor, prediction: Prediction, size: int) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ class Prediction(NamedTuple):
         covariance: (N, K, 3), xx, xy and yy of the distribution that a point is the mean of, crop units squared; with
             its gradient. In training mode only, and not from a ``direct`` head: otherwise None.
         logits: (N, K, 2, bins), of the x and of the y distribution. In training mode and from a ``simcc`` head only.
+        heat: (N, K, cells, cells), logits of the heat maps. In training mode and from a ``soft_argmax`` head only.
     """
 
     points: Tensor
@@ -55,6 +56,7 @@ class Prediction(NamedTuple):
     face: Tensor
     covariance: Tensor | None = None
     logits: Tensor | None = None
+    heat: Tensor | None = None
 
 
 def widened(x: Tensor) -> Tensor:
@@ -171,7 +173,8 @@ class SoftArgmaxHead(nn.Module):
         doubt, face = self.doubt(maps[-1])
         # The map's spread is taken as it is: uncertainty must not pull at the positions.
         log_spread = 0.5 * torch.log(spread.detach().clamp_min(MIN_SPREAD))
-        return Prediction(points, doubt + log_spread + PRIOR_LOG_SPREAD, face, covariance)
+        log_sigma = doubt + log_spread + PRIOR_LOG_SPREAD
+        return Prediction(points, log_sigma, face, covariance, heat=heat if self.training else None)
 
 
 class SimCCHead(nn.Module):

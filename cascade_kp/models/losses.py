@@ -164,7 +164,12 @@ def make_loss(config: LossConfig, net: NetConfig | str, keypoints: int) -> Point
         raise ConfigError(f"head: expected {' or '.join(map(repr, heads))} for the loss {config.name!r}, got {head!r}")
     if keypoints < 1:
         raise ConfigError(f"keypoints: expected at least 1, got {keypoints}")
-    return makers[config.name]()
+    loss = makers[config.name]()
+    if not config.map_weight:
+        return loss
+    if head != "soft_argmax":
+        raise ConfigError(f"head: expected 'soft_argmax' where map_weight is above 0, got {head!r}")
+    return _Mapped(loss, config.map_weight, config.map_sigma)
 
 
 # ------------------------------------------------------------------------------------------- coordinate by coordinate
@@ -267,6 +272,39 @@ class _SimCC(PointLoss):
         wanted = (-0.5 * ((centres - place[..., None]) / self.bin_sigma).square()).softmax(dim=-1)
         divergence = F.kl_div(logits.log_softmax(dim=-1), wanted, reduction="none").sum(dim=-1)
         return divergence.mean(dim=-1) / bins
+
+
+class _Mapped(PointLoss):
+    """Another loss, and what the heat maps themselves should look like.
+
+    The second is the Kullback-Leibler divergence of each map from a Gaussian round the label: a gradient in every cell,
+    where a position alone gives its mean one. The Gaussian of a label outside the crop is that of the nearest place
+    inside.
+
+    Source: the regularisation of Nibali et al., Numerical Coordinate Regression with Convolutional Neural Networks,
+    2018, with this divergence in place of theirs.
+    """
+
+    def __init__(self, loss: PointLoss, weight: float, sigma: float) -> None:
+        super().__init__(loss.keypoints)
+        self.loss = loss
+        self.trains_sigma = loss.trains_sigma
+        self.weight = weight
+        self.sigma = sigma
+
+    def values(self, prediction: Prediction, target: Tensor, error: Tensor, known: Tensor) -> Tensor:
+        """See the base class."""
+        if prediction.heat is None:
+            raise InputError("heat: expected some, as a 'soft_argmax' head in training mode gives, got None")
+        heat = _masked(widened(prediction.heat).flatten(2), known)
+        cells = prediction.heat.shape[-1]
+        centres = torch.arange(cells, device=heat.device, dtype=heat.dtype) + 0.5
+        place = _masked(target.to(heat.dtype), known).clamp(0.0, 1.0) * cells
+        # A Gaussian over the plane is the product of one in x and one in y.
+        wanted = (-0.5 * ((centres - place[..., None]) / self.sigma).square()).log_softmax(dim=-1)
+        wanted = (wanted[:, :, 1, :, None] + wanted[:, :, 0, None, :]).flatten(2)
+        divergence = F.kl_div(heat.log_softmax(dim=-1), wanted, reduction="none", log_target=True).sum(dim=-1)
+        return self.loss.values(prediction, target, error, known) + self.weight * divergence
 
 
 class ResidualFlow(nn.Module):

@@ -59,6 +59,8 @@ class OnnxRuntime(TorchRuntime):
         owners: list[StageOne | Specialist] = [cascade.coarse, *map(cascade.specialist, cascade.regions)]
         for owner in owners:
             owner.net = cast("KeypointNet", OnnxNet(owner.net, count))
+        if cascade.coarse.first is not None:
+            cascade.coarse.first = cast("KeypointNet", OnnxNet(cascade.coarse.first, count))
         if cascade.boxes is not None:
             cascade.boxes = cast("KeypointNet", OnnxNet(cascade.boxes, count))
 

@@ -125,10 +125,11 @@ class TorchRuntime:
         canvases, canvas_boxes, _ = self._canvases(crops, boxes)
         with self._settings():
             stage_one = self.cascade.coarse
-            frames = stage_one.frames(self._tensor(canvas_boxes), self._tensor(angles))
-            size = stage_one.net.config.input_px
-            said = stage_one.net(geometry.sample(self._images(canvases), frames, size))
-            sigma = (said.log_sigma.exp() * stage_one.sigma_scale).median(dim=1).values
+            net, scale = stage_one.judge
+            size = net.config.input_px
+            frames = stage_one.frames(self._tensor(canvas_boxes), self._tensor(angles), size)
+            said = net(geometry.sample(self._images(canvases), frames, size))
+            sigma = (said.log_sigma.exp() * scale).median(dim=1).values
             box = geometry.tight_box(said.points)
             area = (box[:, 2:] - box[:, :2]).prod(dim=1)
             doubt = sigma / area.sqrt().clamp_min(1e-6)

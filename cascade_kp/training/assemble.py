@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cascade_kp.models.cascade import RegionBoxes
+    from cascade_kp.models.cascade import RegionBoxes, StageOne
+    from cascade_kp.models.heads import KeypointNet
     from cascade_kp.schemes import Scheme
     from cascade_kp.training.parts import Faces, Pool
     from cascade_kp.training.recipe import Recipe
@@ -55,7 +56,10 @@ def taken_from(start: Cascade | None, recipe: Recipe) -> set[str]:
     if start is None:
         return set()
     ours, theirs = recipe.model, start.config
-    taken = {"coarse"} if (ours.coarse, ours.margin) == (theirs.coarse, theirs.margin) else set()
+    same = ours.margin == theirs.margin and (ours.first is None) == (theirs.first is None)
+    taken = {"coarse"} if same and ours.coarse == theirs.coarse else set()
+    if same and ours.first is not None and ours.first == theirs.first:
+        taken.add("first")
     seen = [(model.margin, model.boxes, list(model.regions)) for model in (ours, theirs)]
     if ours.boxes is not None and seen[0] == seen[1]:
         taken.add("boxes")
@@ -71,6 +75,8 @@ def load_stage_one(cascade: Cascade, reference: Tensor, weights: Callable[[str],
         weights: gives those of a network by name.
     """
     cascade.coarse.net.load_state_dict(weights("coarse"))
+    if cascade.coarse.first is not None:
+        cascade.coarse.first.load_state_dict(weights("first"))
     cascade.coarse.reference.copy_(reference)
     if cascade.boxes is not None:
         cascade.boxes.load_state_dict(weights("boxes"))
@@ -86,7 +92,7 @@ def weights_in(out: Path, start: Cascade | None, recipe: Recipe) -> Callable[[st
     def weights(name: str) -> dict[str, Tensor]:
         if start is None or name not in taken:
             return averaged(out / f"{name}.pt")
-        net = {"coarse": start.coarse.net, "boxes": start.boxes}.get(name)
+        net = {"coarse": start.coarse.net, "first": start.coarse.first, "boxes": start.boxes}.get(name)
         net = net if net is not None else start.specialist(name.removeprefix("regions.")).net
         return dict(net.state_dict())
 
@@ -106,14 +112,14 @@ def assemble(recipe: Recipe, scheme: Scheme, faces: Faces, out: Path, start: Cas
         own = f"regions.{name}" in taken_from(start, recipe)
         cascade.specialist(name).net.load_state_dict(weights(f"regions.{name if own else source}"))
     cascade.eval().requires_grad_(requires_grad=False)
-    calibrate(cascade, faces.validation, recipe.coarse.jitter)
+    calibrate(cascade, faces.validation, recipe.box_jitter)
     return cascade
 
 
 def stage_one_jitter(info: ModelInfo) -> tuple[JitterConfig, ...]:
-    """How stage one's boxes were moved in the training of a model, as far as its file says."""
-    coarse = info.recipe.get("coarse")
-    stored = coarse.get("jitter") if isinstance(coarse, dict) else None
+    """How the boxes that stage one is given were moved in the training of a model, as far as its file says."""
+    judge = info.recipe.get("coarse" if info.config.first is None else "first")
+    stored = judge.get("jitter") if isinstance(judge, dict) else None
     if not isinstance(stored, list) or not stored:
         return (JitterConfig(shift=0.06, scale=0.1),)
     return tuple(from_dict(JitterConfig, value) for value in stored)
@@ -229,6 +235,8 @@ def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only
     target, first, first_sigma = torch.cat(truth), torch.cat(coarse), torch.cat(coarse_sigma)
     if only is None:
         cascade.coarse.sigma_scale.copy_(_holding((first - target).norm(dim=-1) / first_sigma))
+        if cascade.coarse.first is not None:
+            _calibrate_first(cascade.coarse, cascade.coarse.first, pool, jitter)
     # Each face counts by its own size, or the large ones would decide alone.
     box = geometry.tight_box(torch.cat(anchors))
     unit = (box[:, 2:] - box[:, :2]).amax(dim=1)[:, None, None]
@@ -248,6 +256,19 @@ def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only
         second_sigma = torch.cat(refined_sigma[name])
         fused, sigma = cascade.fuse(name, first[:, members], first_sigma[:, members], second, second_sigma)
         module.sigma_scale.copy_(_holding((fused - target[:, members]).norm(dim=-1) / sigma))
+
+
+def _calibrate_first(stage_one: StageOne, net: KeypointNet, pool: Pool, jitter: Sequence[JitterConfig]) -> None:
+    """What the sigma of the first passes' network means, by which it doubts boxes."""
+    ratios = []
+    size = net.config.input_px
+    for boxes in _box_sources(pool, jitter).values():
+        for batch in _batches(pool, boxes):
+            frames = stage_one.frames(batch.boxes, torch.zeros_like(batch.boxes[:, 0]), size)
+            said = net(geometry.sample(batch.images, frames, size))
+            labels = geometry.apply(geometry.invert(frames), batch.points) / size
+            ratios.append((said.points - labels).norm(dim=-1) / said.log_sigma.exp())
+    stage_one.first_scale.copy_(_holding(torch.cat(ratios)))
 
 
 def _holding(ratio: Tensor) -> Tensor:

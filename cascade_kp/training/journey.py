@@ -32,6 +32,7 @@ from cascade_kp.training.checkpoint import check_room
 from cascade_kp.training.loop import train_part
 from cascade_kp.training.parts import Faces, Pool, Sources, parts_of, reference_shape
 from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
+from cascade_kp.training.teach import Teacher
 from cascade_kp.training.validate import HeldOut
 from cascade_kp.weights import load_model, model_path, save_model
 
@@ -87,7 +88,8 @@ def train(
         out: folder for checkpoints, logs, figures, sheets and caches; made if missing.
         splits: folder that the recipe's validation list is relative to.
         save: the model file; ``<out>/<name>.safetensors`` by default. Replaced if it is there.
-        only: names of networks (``coarse``, ``boxes``, ``regions.<region>``): train these and assemble nothing.
+        only: names of networks (``first``, ``coarse``, ``boxes``, ``regions.<region>``): train these and assemble
+            nothing.
         start: a model's name or file: every network that the recipe configures as this model does is taken from it,
             with its mean shape, and only the others are trained. Calibration is done anew.
         quiet: show no progress.
@@ -132,7 +134,7 @@ def train(
     if only or not fabric.is_global_zero:
         return None
     cascade = assemble(chosen, scheme, faces, folder, first)
-    table = validation_table(cascade, faces.validation, chosen.coarse.jitter)
+    table = validation_table(cascade, faces.validation, chosen.box_jitter)
     save_model(path, cascade, describe(cascade, chosen, faces, table, begun))
     return Trained(path, table)
 
@@ -233,7 +235,12 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         return Pool.of(crops, reference, missing, scheme.keypoints)
 
     policy = recipe.data.missing
-    return Faces(pool(train, policy), pool(extra, policy) if extra else None, pool(validation, "mask"), reference)
+    learnt, further = pool(train, policy), pool(extra, policy) if extra else None
+    if recipe.data.teacher:
+        teacher = Teacher(recipe.data.teacher, scheme)
+        learnt = teacher.teach(learnt, recipe.data.teacher_share)
+        further = teacher.teach(further, 1.0) if further is not None else None
+    return Faces(learnt, further, pool(validation, "mask"), reference)
 
 
 def _placeable(samples: Samples, reference: Tensor) -> tuple[Samples, NDArray[np.float32]]:
@@ -286,6 +293,6 @@ def _placed(
         return recipe
     cascade = Cascade(recipe.model, scheme)
     load_stage_one(cascade, faces.reference, weights)
-    jitter = fit_placement(cascade.eval(), region, faces.validation, recipe.coarse.jitter)
+    jitter = fit_placement(cascade.eval(), region, faces.validation, recipe.box_jitter)
     _log.info("%s: jitter fitted to stage one: %s", region, jitter)
     return dataclasses.replace(recipe, regions={**recipe.regions, region: dataclasses.replace(config, jitter=jitter)})

@@ -55,13 +55,13 @@ class Part:
     """One network to be trained: what it sees and what it must say.
 
     Attributes:
-        name: ``coarse``, ``boxes`` or ``regions.<region>``.
+        name: ``first``, ``coarse``, ``boxes`` or ``regions.<region>``.
         net: its configuration.
         margin: side of its crop over the longer side of its points' box.
         members: indices of its points in the scheme.
         mirrored: what those points are called before mirroring: ``flip[members]``. For an eye this is the other eye.
         corners: predict the corners of these point groups' boxes instead of points (the box network).
-        judges: also says whether there is a face at all (stage one).
+        judges: also says whether there is a face at all (stage one's first pass).
     """
 
     name: str
@@ -349,13 +349,17 @@ def draw_batch(
 
 
 def parts_of(recipe: Recipe, scheme: Scheme) -> dict[str, tuple[Part, PartConfig]]:
-    """The networks of a recipe that are trained, by name: ``coarse``, ``boxes`` and ``regions.<region>``.
+    """The networks of a recipe that are trained, by name: ``first``, ``coarse``, ``boxes`` and ``regions.<region>``.
 
     A mirrored region is not among them: it takes its partner's network.
     """
     model, everything = recipe.model, list(range(len(scheme)))
-    coarse = replace(Part.of("coarse", model.coarse, model.margin, everything, scheme), judges=True)
-    found = {"coarse": (coarse, recipe.coarse)}
+    found = {}
+    if model.first is not None:
+        first = replace(Part.of("first", model.first, model.margin, everything, scheme), judges=True)
+        found["first"] = (first, recipe.first)
+    coarse = replace(Part.of("coarse", model.coarse, model.margin, everything, scheme), judges=model.first is None)
+    found["coarse"] = (coarse, recipe.coarse)
     if model.boxes is not None:
         groups = tuple(list(scheme.region(name)) for name in model.regions)
         part = Part("boxes", model.boxes, model.margin, everything, list(scheme.flip), groups)

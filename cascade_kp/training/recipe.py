@@ -63,6 +63,8 @@ class DataConfig:
             ten of ``train``, chosen by a hash of its name, always the same ones.
         missing: what becomes of faces with missing labels: ``mask`` leaves these points out of the loss, ``drop``
             leaves such faces out, ``mean``, ``median`` and ``previous`` fill the gaps in.
+        teacher: a model's name or file, of the same scheme, whose answers are learnt too (distillation); none if empty.
+        teacher_share: of its answers in the labels of ``train``. On ``extra`` they replace the labels.
     """
 
     train: tuple[str, ...]
@@ -71,10 +73,12 @@ class DataConfig:
     extra_until: float = 0.5
     validation: str = ""
     missing: MissingPolicy = "mask"
+    teacher: str = ""
+    teacher_share: float = 0.5
 
     def __post_init__(self) -> None:
         check(bool(self.train), "train", "at least one folder", "none")
-        for name in ("extra_share", "extra_until"):
+        for name in ("extra_share", "extra_until", "teacher_share"):
             check(0.0 <= getattr(self, name) <= 1.0, name, "0 to 1", getattr(self, name))
 
 
@@ -224,6 +228,7 @@ class Recipe:
         regions: training of each specialist by region; a mirrored region has none of its own.
         run: on what it runs.
         licence: of the weights and of the data they come from, as the model file will say it.
+        first: training of the network of the first passes, where that is one of its own.
     """
 
     name: str
@@ -236,14 +241,20 @@ class Recipe:
     regions: dict[str, PartConfig] = field(default_factory=dict)
     run: RunConfig = field(default_factory=RunConfig)
     licence: str = ""
+    first: PartConfig = field(default_factory=PartConfig)
 
     def __post_init__(self) -> None:
         trained = sorted(name for name, region in self.model.regions.items() if not region.mirror)
         if trained != sorted(self.regions):
             raise ConfigError(f"regions: expected trainings for {trained}, got {sorted(self.regions)}")
-        for name, part in (("coarse", self.coarse), ("boxes", self.boxes)):
+        for name, part in (("coarse", self.coarse), ("first", self.first), ("boxes", self.boxes)):
             if part.placement != "given":
                 raise ConfigError(f"{name}.placement: expected 'given', which stage one needs, got 'fitted'")
+
+    @property
+    def box_jitter(self) -> tuple[JitterConfig, ...]:
+        """How the boxes that the model is given lie, in training: the jitter of the network that sees them first."""
+        return (self.coarse if self.model.first is None else self.first).jitter
 
 
 @dataclass(frozen=True)
@@ -287,7 +298,7 @@ def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
 T = TypeVar("T")
 _SHARED = frozenset(f.name for f in dataclasses.fields(PartConfig))
 # Said for every network, these are meant for the ones that they exist for.
-_FOR_REGIONS, _FOR_COARSE = "placement", "non_faces"
+_FOR_REGIONS, _FOR_JUDGE = "placement", "non_faces"
 # An explicit one of the first makes another setting give way, which would win otherwise.
 _WINS: dict[str, tuple[str, object]] = {"steps": ("epochs", 0), "jitter": ("placement", "given")}
 
@@ -332,13 +343,18 @@ def _spread(values: dict[str, Any]) -> dict[str, Any]:
         return result  # refused later, with the right words
     found = model.get("regions", {})
     trained = [n for n, r in found.items() if not (isinstance(r, dict) and r.get("mirror"))]
-    own = {key: value for key, value in shared.items() if key != _FOR_COARSE}
+    own = {key: value for key, value in shared.items() if key != _FOR_JUDGE}
     result["regions"] = {n: _merged(own, regions.get(n, {})) for n in [*trained, *(set(regions) - set(trained))]}
     own = {key: value for key, value in shared.items() if key != _FOR_REGIONS}
-    for name in ("coarse", "boxes"):
+    for name in _whole_face(model):
         result[name] = _merged(own, result.get(name, {}))
-        own = {key: value for key, value in own.items() if key != _FOR_COARSE}
+        own = {key: value for key, value in own.items() if key != _FOR_JUDGE}
     return result
+
+
+def _whole_face(model: object) -> tuple[str, ...]:
+    """The trainings of networks that see the whole face, the one that judges boxes first."""
+    return ("first", "coarse", "boxes") if isinstance(model, dict) and "first" in model else ("coarse", "boxes")
 
 
 def _merged(under: Any, over: Any) -> Any:  # noqa: ANN401 (plain TOML values)
@@ -368,8 +384,9 @@ def override(kind: type[T], values: dict[str, Any], overrides: Sequence[tuple[st
         value = _value(text)
         targets = [values]
         if name.split(".")[0] in _SHARED:
-            stages = {_FOR_REGIONS: (), _FOR_COARSE: ("coarse",)}.get(name, ("coarse", "boxes"))
-            regions = [] if name == _FOR_COARSE else list(values.get("regions", {}).values())
+            whole = _whole_face(values.get("model"))
+            stages = {_FOR_REGIONS: (), _FOR_JUDGE: whole[:1]}.get(name, whole)
+            regions = [] if name == _FOR_JUDGE else list(values.get("regions", {}).values())
             targets = [values[part] for part in (*stages, "training") if part in values] + regions
         for target in targets:
             _put(target, name, value)

@@ -248,7 +248,11 @@ class TestKeypointNet:
         if said.covariance is not None:
             assert said.covariance.shape == (2, 3, 3)
             assert said.covariance.requires_grad
-        assert net.eval()(image)[3:] == (None, None)
+        assert (said.heat is None) == (config.head != "soft_argmax")
+        if said.heat is not None:
+            assert said.heat.shape[:2] == (2, 3)
+            assert said.heat.requires_grad
+        assert set(net.eval()(image)[3:]) == {None}
 
     def test_mixed_precision_keeps_the_pixels(self, config):
         # Between 0.5 and 1, bfloat16 has a number every 1/256 of the crop. Points in it would be off by up to 0.06 px.

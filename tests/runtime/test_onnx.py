@@ -63,7 +63,7 @@ def test_a_network_says_the_same(config, face_score):
         assert a.shape == b.shape, name
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert (wanted.points - got.points).abs().max() * config.input_px < 0.01
-    assert wanted[3:] == got[3:] == (None, None)  # for training only
+    assert set(wanted[3:]) == set(got[3:]) == {None}  # for training only
 
 
 @pytest.mark.parametrize(
