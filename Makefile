@@ -1,6 +1,7 @@
 # Everything goes through .venv, which is made here. To use another interpreter: make PYTHON=python3.12 test
 PYTHON  ?= python3
-THREADS ?= 2
+WORKERS ?= 2
+THREADS ?= 1
 ARGS    ?=
 MODEL   ?=
 DATA    ?= data
@@ -8,7 +9,7 @@ DATA    ?= data
 VENV := .venv
 BIN  := $(VENV)/bin
 
-# One cap for every library that starts threads of its own; otherwise each takes all cores.
+# One cap for every library that starts threads of its own; otherwise each takes all cores. Of each of the WORKERS.
 CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS)
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THR
 
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
-	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, THREADS=$(THREADS) caps threads)'
+	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, WORKERS=$(WORKERS) share them, THREADS=$(THREADS) caps threads of each)'
 	@echo 'make lint       ruff, mypy --strict, the layer contracts, and the numbers of the documentation'
 	@echo 'make format     let ruff format and fix what it can'
 	@echo 'make wheel      build dist/*.whl'
@@ -42,7 +43,7 @@ demo: $(VENV)/.stamp
 	@echo 'The picture: demo/astronaut.png; the numbers: demo/astronaut.json'
 
 test: $(VENV)/.stamp
-	$(CAPPED) $(BIN)/python -m pytest $(ARGS)
+	$(CAPPED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.stamp
 	$(BIN)/ruff check

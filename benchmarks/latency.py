@@ -1,10 +1,11 @@
-"""How long things take: ``python -m benchmarks.latency [--model M] [--json PATH]``.
+"""How long things take: ``python -m benchmarks.latency [--models M ...] [--json PATH]``.
 
 Contract of the figures: medians over ``--repeat`` calls after a warm-up, with the quartiles in parentheses, on
 ``--threads`` CPU threads (one by default), pictures already decoded, the box given unless the line says otherwise, all
-the way from picture to keypoints in its frame. Calls that are compared (the cascade, stage one alone, the other
-backend) take turns. The pictures are scikit-image's astronaut (public domain), enlarged so that its face has the stated
-size. Start-up figures are medians of whole processes. Machines are shared and noisy: compare figures of one run.
+the way from picture to keypoints in its frame. Calls that are compared (the models, each whole and with stage one
+alone, and on the other backend) take turns. The pictures are scikit-image's astronaut (public domain), enlarged so that
+its face has the stated size. Start-up figures are medians of whole processes. Machines are shared and noisy: compare
+figures of one run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from skimage import data
 
 from benchmarks import record
 from cascade_kp.pipeline import Pipeline
+from cascade_kp.weights import available_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,31 +94,37 @@ def startup() -> list[dict[str, object]]:
     return rows
 
 
-def boxes_given(model: str, threads: int, repeat: int) -> list[dict[str, object]]:
+def pipelines(model: str, threads: int) -> dict[tuple[str, str, str], Pipeline]:
+    """What is timed of a model: whole, stage one alone where that is not all, and on the other backend."""
+    whole = Pipeline(model, backend="onnxruntime", threads=threads)
+    pipes = {(model, "regions", "onnxruntime"): whole}
+    if whole.info.config.regions:
+        pipes[model, "coarse", "onnxruntime"] = Pipeline(model, stage="coarse", backend="onnxruntime", threads=threads)
+    return pipes | {(model, "regions", "torch"): Pipeline(model, backend="torch", threads=threads)}
+
+
+def boxes_given(models: Sequence[str], threads: int, repeat: int) -> list[dict[str, object]]:
     """Time and print faces whose boxes are given."""
-    pipes = {
-        ("regions", "onnxruntime"): Pipeline(model, backend="onnxruntime", threads=threads),
-        ("coarse", "onnxruntime"): Pipeline(model, stage="coarse", backend="onnxruntime", threads=threads),
-        ("regions", "torch"): Pipeline(model, backend="torch", threads=threads),
-    }
+    pipes = {key: pipe for model in models for key, pipe in pipelines(model, threads).items()}
+    several = {key: pipe for key, pipe in pipes.items() if key[1:] == ("regions", "onnxruntime")}
     rows: list[dict[str, object]] = []
     for face_px, width, height in [(288, 640, 480), (2000, 4000, 3000)]:
         image, box = picture(face_px, width, height)
         for count in (1, 4, 16):
             boxes = np.stack([box + 2 * i for i in range(count)])
-            timed = pipes if count == 1 else {("regions", "onnxruntime"): pipes["regions", "onnxruntime"]}
+            timed = pipes if count == 1 else several
             calls = {"/".join(key): functools.partial(pipe, image, boxes=boxes) for key, pipe in timed.items()}
             times = paired_ms(calls, repeat if count == 1 else max(3, repeat // 4))
             shared = {"face_px": face_px, "width": width, "height": height, "faces": count}
-            for stage, backend in timed:
-                middle, quartiles = spread(times[f"{stage}/{backend}"], count)
-                rows.append(
-                    {**shared, "stage": stage, "backend": backend, "ms_per_face": middle, "quartiles_ms": quartiles}
-                )
+            for key in timed:
+                model, stage, backend = key
+                middle, quartiles = spread(times["/".join(key)], count)
+                what = {**shared, "model": model, "stage": stage, "backend": backend}
+                rows.append({**what, "ms_per_face": middle, "quartiles_ms": quartiles})
                 label = f"{face_px:,} px face of {width:,} x {height:,}, {count:>2} together"
-                what = f"{stage}, backend {backend}"
+                kind = f"{model}, {stage}, backend {backend}"
                 low, high = quartiles
-                print(f"{label:<48}{what:<30}{middle:7.1f} ms a face ({low:.1f} to {high:.1f})", flush=True)
+                print(f"{label:<48}{kind:<46}{middle:7.2f} ms a face ({low:.2f} to {high:.2f})", flush=True)
     return rows
 
 
@@ -144,7 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="ibug68")
+    known = sorted(available_models(), key=lambda name: name != "ibug68")
+    parser.add_argument("--models", nargs="+", default=known, help="the first is also timed with its detector")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=30)
     record.add_json_option(parser)
@@ -152,10 +161,10 @@ def main() -> None:
     cv2.setNumThreads(args.threads)
     torch.set_num_threads(args.threads)
     result = record.envelope("latency", _PROTOCOL)
-    result["settings"] = {"model": args.model, "threads": args.threads, "repeat": args.repeat}
+    result["settings"] = {"models": args.models, "threads": args.threads, "repeat": args.repeat}
     result["startup"] = startup()
-    result["boxes_given"] = boxes_given(args.model, args.threads, args.repeat)
-    result["with_detector"] = with_detector(args.model, args.threads, args.repeat)
+    result["boxes_given"] = boxes_given(args.models, args.threads, args.repeat)
+    result["with_detector"] = with_detector(args.models[0], args.threads, args.repeat)
     if args.json:
         record.write(args.json, result)
 

@@ -264,11 +264,141 @@ def _faces(results: Results) -> str:
     )
 
 
+MODELS = ("ibug68-fast", "ibug68", "ibug68-accurate")
+
+
+def _models(results: Results) -> str:
+    """The embedded models side by side."""
+    latency = results["latency"]
+    rows = []
+    for name in MODELS:
+        truth, found = (results[f"evaluation-{name}-common-{boxes}"] for boxes in ("truth", "detector"))
+        cells = truth["subsets"]["common"]
+        stage = "coarse" if cells.get("regions") is None else "regions"
+        cell, inner = cells[stage]["68"], cells[stage]["51"]
+        size = (ROOT / "cascade_kp" / "assets" / f"{name}.safetensors").stat().st_size
+        times = [
+            latency.one("boxes_given", face_px=px, faces=1, model=name, stage="regions", backend="onnxruntime")
+            for px in (288, 2000)
+        ]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{size / 1e6:.1f} MB",
+                percent(truth["subsets"]["helen/testset"][stage]["68"]["nme"], 2),
+                f"**{percent(cell['nme'], 2)}** {interval(cell['nme_ci95'], 2)}",
+                percent(inner["nme"], 2),
+                percent(cell["auc@0.08"], 1),
+                percent(cell["fr@0.08"], 1),
+                percent(found["subsets"]["common"][stage]["68"]["nme"], 2),
+                " / ".join(ms(row["ms_per_face"]) for row in times),
+            ]
+        )
+    head = [
+        "model", "file", "NME, HELEN test (330)", "NME, *common* (554)", "51 points", "AUC@0.08", "FR@0.08",
+        "NME, detector's boxes", "ms a face of 288 px / in 12 megapixels",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def _stage_gains(results: Results) -> str:
+    """What the regions of each model are worth."""
+    rows = []
+    for name in MODELS:
+        cells = results[f"evaluation-{name}-common-truth"]["subsets"]["common"]
+        alone = cells["coarse"]["51"]["nme"]
+        figures = [percent(cells["coarse"]["68"]["nme"], 2), percent(alone, 2)]
+        if cells.get("regions") is None:
+            rows.append([f"`{name}`", *figures, *["no regions"] * 2, "-", "-"])
+            continue
+        refined = cells["regions"]["51"]["nme"]
+        rows.append(
+            [
+                f"`{name}`",
+                *figures,
+                percent(cells["regions"]["68"]["nme"], 2),
+                percent(refined, 2),
+                f"{percent(refined / alone - 1, 1, '+')} %",
+                percent(cells["oracle"]["51"]["nme"], 2),
+            ]
+        )
+    head = ["model", "stage one, 68", "51 points", "with regions, 68", "51 points", "change", "51, oracle crops"]
+    return table(head, rows)
+
+
+def _ablation(results: Results) -> str:
+    result = results["ablation"]
+    first = result["rows"][0]
+    rows = [
+        [
+            row["row"],
+            percent(row["nme68"], 2),
+            f"{percent(row['nme68'] / first['nme68'] - 1, 1, '+')} %",
+            percent(row["nme51"], 2),
+            percent(row["nme_jaw"], 2),
+            " ".join(percent(value, 2) for value in row["by_seed"]),
+            f"{row['ms']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["one change", "NME 68", "against the recipe", "51", "jaw", "by seed", "ms"]
+    faces, seeds = result["settings"]["faces"], counted(len(result["settings"]["seeds"]), "seed")
+    text = (
+        f"`{shown(result['command'])}` prints this: stage one's network of `{result['settings']['recipe']}`, {faces:,} "
+        f"drawn faces a run, {seeds}, validation faces; ms of that network alone, one thread."
+    )
+    return "\n\n".join([table(head, rows), paragraph(text)])
+
+
+def _hard(results: Results) -> str:
+    result = results["hard"]
+    stages = {
+        model["name"]: {row["stage"] for row in result["rows"] if row["model"] == model["name"]}
+        for model in result["models"]
+    }
+    last = {name: "regions" if "regions" in known else "coarse" for name, known in stages.items()}
+    rows = []
+    for row in result["rows"]:
+        if row["model"] != result["models"][0]["name"] or row["stage"] != last[row["model"]]:
+            continue
+        cells = [row["kind"], row["name"], str(row["faces"])]
+        for name, stage in last.items():
+            same = result.one("rows", model=name, stage=stage, kind=row["kind"], name=row["name"])
+            cells.append(f"{percent(same['nme'], 2)} ({same['ratio']:.2f}), {percent(same['fr@0.08'], 1)}")
+        rows.append(cells)
+    head = ["", "", "faces", *(f"`{name}`: NME (ratio), FR@0.08" for name in last)]
+    sure = []
+    for name in last:
+        plain = result.one("uncertainty", model=name, faces="plain")
+        more = result.one("uncertainty", model=name, faces="plain and made, small turns")
+        shares = " and ".join(f"{percent(row['held'])} %" for row in (plain, more))
+        points, whole, score = (
+            " and ".join(f"{row[key]:.2f}" for row in (plain, more))
+            for key in ("rank_points", "rank_faces", "rank_score")
+        )
+        sure.append(
+            f"`{name}`, on plain faces and with the made ones: `sigma` holds {shares} of the errors; its rank "
+            f"correlation with the error is {points} over points, {whole} over faces; that of `score` over faces {score}."
+        )
+    text = f"`{shown(result['command'])}` prints this and more; ratio: to the same faces as they are."
+    return "\n\n".join([table(head, rows), paragraph(text), *(paragraph(line) for line in sure)])
+
+
+def _breakdown(results: Results) -> str:
+    rows = []
+    for label, name in (("before", "breakdown-before"), ("now", "breakdown")):
+        for row in results[name]["rows"]:
+            what = f"{row['face_px']:,} px face of {row['width']:,} x {row['height']:,}"
+            parts = (row["ms"][part] for part in ("crop", "sampling", "networks", "rest", "whole"))
+            rows.append([label, what, *(f"{value:.1f}" for value in parts)])
+    return table(["", "", "crop", "sampling", "networks", "rest", "whole, ms"], rows)
+
+
 def _latency(results: Results) -> str:
     result = results["latency"]
 
     def face(face_px: int, faces: int = 1, stage: str = "regions", backend: str = "onnxruntime") -> Result:
-        return result.one("boxes_given", face_px=face_px, faces=faces, stage=stage, backend=backend)
+        return result.one("boxes_given", face_px=face_px, faces=faces, model="ibug68", stage=stage, backend=backend)
 
     small, large = (
         f"{ms(face(px)['ms_per_face'])} ms (stage one alone {ms(face(px, stage='coarse')['ms_per_face'])}; "
@@ -309,7 +439,9 @@ def _latency(results: Results) -> str:
 def _falls_short(results: Results) -> str:
     result = results["latency"]
     whole = result.one("with_detector", what="one face")["ms"]
-    given = result.one("boxes_given", face_px=288, faces=1, stage="regions", backend="onnxruntime")["ms_per_face"]
+    given = result.one("boxes_given", face_px=288, faces=1, model="ibug68", stage="regions", backend="onnxruntime")[
+        "ms_per_face"
+    ]
     noise = result.one("with_detector", what="noise without a face")["ms"]
     return paragraph(
         f"What falls short: the detector takes {percent(1 - given / whole)} % of the time of a picture with one face, "
@@ -394,16 +526,21 @@ def _note(result: Result, mark: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
+    "ablation": _ablation,
     "accuracy": _accuracy,
     "augment": _augment,
+    "breakdown": _breakdown,
     "detector": _detector,
     "faces": _faces,
     "falls-short": _falls_short,
+    "hard": _hard,
     "jaw": _jaw,
     "latency": _latency,
+    "models": _models,
     "modes": _modes,
     "results": _results,
     "retrain": _retrain,
+    "stage-gains": _stage_gains,
     "training": _training,
 }
 """What a Markdown file can ask for."""

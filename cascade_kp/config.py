@@ -246,8 +246,8 @@ class LossConfig:
         bin_sigma: standard deviation of the target distribution of ``simcc``, in bins.
         sigma_weight: weight of the uncertainty's own loss; ``rle`` trains it with the points and takes no other.
         face_weight: weight of the face score's loss.
-        map_weight: beside any loss, weight of the divergence of each heat map from a Gaussian round its label
-            (``soft_argmax`` heads only).
+        map_weight: beside any loss, weight of the divergence of each heat map from a Gaussian round its label; heads
+            without heat maps take no notice.
         map_sigma: standard deviation of that Gaussian, in cells.
     """
 

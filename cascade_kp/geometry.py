@@ -356,7 +356,7 @@ def working_crop(image: NDArray[np.uint8], box: NDArray[np.floating], face_px: i
     pixels = image[top : top + sh, left : left + sw]
     nh, nw = max(1, round(sh * factor)), max(1, round(sw * factor))
     # The time goes into reading. What is taken lies half a px from the corner of its block, not in its middle.
-    every = block // 2 if block >= _THINNED else 1
+    every = block // 2 if block >= _THINNED and min(sh, sw) >= block else 1
     if every > 1:
         pixels = np.asarray(cv2.resize(pixels, (sw // every, sh // every), interpolation=cv2.INTER_NEAREST), np.uint8)
     if (nh, nw) != pixels.shape[:2]:
@@ -422,7 +422,5 @@ def sample(images: Tensor, frames: Tensor, size: int | tuple[int, int]) -> Tenso
     down = unit[..., None, :, 1] * places[:h] + (unit[..., None, :, 2] - 1.0)
     # A sum of what each column and what each row adds: affine_grid, a matrix product, takes longer than the sampling.
     grid = across[:, :, None] + down[:, :, :, None]
-    crops = F.grid_sample(
-        images, grid.view(n, r * h, w, 2), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    crops = F.grid_sample(images, grid.view(n, r * h, w, 2), mode="bilinear", padding_mode="zeros", align_corners=False)
     return crops if frames.ndim == 3 else crops.unflatten(2, (r, h)).transpose(1, 2)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from strategies import schemes
+from strategies import point_sets, schemes
 
 from cascade_kp import geometry
 from cascade_kp.data.synthetic import mean_face
@@ -143,6 +143,9 @@ class TestWorkingCrop:
         st.sampled_from([8, 33]),
         st.floats(1.0, 4.0),
     )
+    @example((60, 60), (30.0, 30.0, 80.0, 80.0), 8, 1.0)  # pixels are left out, far from the corner
+    @example((4, 60), (0.0, 0.0, 1.0, 62.0), 8, 1.0)  # less of the face is there than a block of those
+    @example((1, 1), (0.0, 0.0, 1.0, 62.0), 8, 1.0)
     def test_any_box_that_is_allowed_gives_pixels(self, size, corner, face_px, context):
         h, w = size
         x, y, bw, bh = corner
@@ -154,9 +157,8 @@ class TestWorkingCrop:
         # The crop's outer corners are inside the picture, on whole pixels; or, where pixels are left out, the places
         # of those that are taken: half a px from the corners of blocks of as many as are left out.
         corners = np.array([to_source(crop.matrix, [0, 0]), to_source(crop.matrix, [cw, ch])])
-        shift = max(0.0, -float(corners[0].min())) if min(ch, cw) < min(h, w) / 8 else 0.0
-        assert shift in (0.0, 0.5, 1.5, 3.5)
-        corners = corners + shift
+        if crop.matrix[:, :2].max(axis=1).min() >= 8 and not np.allclose(corners, corners.round()):
+            corners = corners + 1.5  # of 8 px every fourth is read
         whole = corners.round()
         np.testing.assert_allclose(corners, whole, atol=1e-9)
         assert (whole[0] >= 0).all()
@@ -251,6 +253,18 @@ class TestSample:
         assert not crop[:, :, :, :10].any()
         torch.testing.assert_close(crop[:, :, 10:, 10:], image, atol=1e-2, rtol=0)
 
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(0, 3), st.integers(1, 4), st.sampled_from([8, (5, 9), (9, 5)]), st.integers(0, 2**32 - 1))
+    def test_several_frames_of_an_image_are_as_many_calls(self, n, r, size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.rand((n, 2, 14, 17), generator=generator)
+        # Turned, sheared, mirrored and over the border.
+        frames = torch.randn((n, r, 2, 3), generator=generator) * torch.tensor([1.0, 1.0, 6.0])
+        together = geometry.sample(images, frames, size)
+        apart = [geometry.sample(images, frames[:, i], size) for i in range(r)]
+        assert together.shape == (n, r, 2, *((size, size) if isinstance(size, int) else size))
+        torch.testing.assert_close(together, torch.stack(apart, dim=1), atol=1e-6, rtol=0)
+
     def test_a_frame_off_by_half_a_pixel_is_noticed(self):
         point = np.array([57.3, 49.6])
         frame = square(61, 52, 70, 7)
@@ -307,6 +321,58 @@ class TestFrames:
         if mirrored:
             frame = geometry.flip_frames(frame, 64)
         assert math.degrees(float(geometry.frame_angle(frame))) == pytest.approx(degrees, abs=1e-9)
+
+
+def upright_the_long_way(points, reference, margin, size):
+    """The roll, the tight box at that angle, and a square frame round its middle."""
+    angle = geometry.roll_angle(points, reference)
+    turned = geometry.square_frames(points.new_zeros(len(points), 2), points.new_ones(len(points)), angle, 1)
+    box = geometry.tight_box(geometry.apply(geometry.invert(turned), points))
+    centre = geometry.apply(turned, (box[:, None, :2] + box[:, None, 2:]) / 2)[:, 0]
+    return geometry.square_frames(centre, (box[:, 2:] - box[:, :2]).amax(dim=1) * margin, angle, size)
+
+
+class TestUprightFrames:
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.integers(2, 12).flatmap(lambda k: st.tuples(point_sets(k, faces=2), point_sets(k))),
+        st.floats(1.0, 4.0),
+        st.sampled_from([1, 64, 97]),
+    )
+    def test_are_square_frames_round_the_tight_box_at_the_roll(self, sets, margin, size):
+        points, reference = (torch.from_numpy(values) for values in sets)
+        # Where no rotation fits better than another, the angle is rounding.
+        centred = reference - reference.mean(dim=0)
+        turned = torch.stack([centred, torch.stack([-centred[:, 1], centred[:, 0]], dim=1)]).flatten(1)
+        fit = ((points - points.mean(dim=1, keepdim=True)).flatten(1) @ turned.T).norm(dim=1)
+        assume(bool((fit > 1e-6 * (1 + points.abs().max() * reference.abs().max())).all()))
+        got = geometry.upright_frames(points, reference, margin, size)
+        torch.testing.assert_close(got, upright_the_long_way(points, reference, margin, size), atol=1e-3, rtol=1e-5)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @settings(max_examples=50, deadline=None)
+    @given(degrees=st.floats(-180, 180), x=st.floats(-3000, 3000), y=st.floats(-3000, 3000))
+    def test_a_face_turned_by_any_angle_lies_in_its_crop_as_an_upright_one(self, dtype, degrees, x, y):
+        reference = torch.from_numpy(mean_face()).to(dtype)
+        points = rolled(degrees, 150.0, (x, y)).to(dtype)
+        frames = geometry.upright_frames(points, reference, 1.3, 96)
+        turn = float(torch.rad2deg(geometry.frame_angle(frames))) - degrees
+        assert abs((turn + 180) % 360 - 180) < 0.01
+        inside = geometry.apply(geometry.invert(frames), points)
+        box = geometry.tight_box(reference)
+        expected = (reference - (box[:2] + box[2:]) / 2) * (96 / 1.3) / (box[2:] - box[:2]).max() + 48
+        torch.testing.assert_close(inside[0], expected, atol=0.01, rtol=0)
+
+    def test_nothing_hangs_on_where_the_reference_lies_or_how_large_it_is(self):
+        points, reference = rolled(-140), torch.from_numpy(mean_face())
+        moved = 7 * reference + torch.tensor([300.0, -50])
+        torch.testing.assert_close(
+            geometry.upright_frames(points, moved, 1.3, 64), geometry.upright_frames(points, reference, 1.3, 64)
+        )
+
+    def test_no_faces(self):
+        reference = torch.from_numpy(mean_face())
+        assert geometry.upright_frames(torch.zeros(0, 68, 2).double(), reference, 1.3, 64).shape == (0, 2, 3)
 
 
 class TestMirroring:

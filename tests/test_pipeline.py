@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -15,10 +16,13 @@ import torch
 from PIL import Image
 
 from cascade_kp import Pipeline
+from cascade_kp.config import CascadeConfig, NetConfig, TrunkConfig
 from cascade_kp.detect import box_iou
 from cascade_kp.errors import CascadeError, ImageError, InputError, ModelError
+from cascade_kp.models.cascade import Cascade
+from cascade_kp.schemes import load_scheme
 from cascade_kp.structures import Face
-from cascade_kp.weights import model_path
+from cascade_kp.weights import ModelInfo, model_path, save_model
 
 # Read off the picture enlarged seven times, continuous frame: good to 2 px. Left and right are the subject's.
 BOX = np.array([179.7, 88.0, 271.6, 178.4], np.float32)
@@ -350,6 +354,19 @@ def test_min_score_decides_which_detected_boxes_are_faces(astronaut):
         kept = pipe.find(astronaut)
         assert len(kept) == count
         np.testing.assert_array_equal(kept.boxes, np.stack([BOX, BOX + 130])[2 - count :])
+
+
+def test_the_network_that_sees_a_box_first_decides_whether_it_is_a_face(astronaut, tmp_path):
+    net = NetConfig(input_px=32, trunk=TrunkConfig(width=8, stages=2), head_width=4)
+    config = CascadeConfig(coarse=net, first=dataclasses.replace(net, input_px=48), passes=2)
+    cascade = Cascade(config, load_scheme("ibug68"))
+    for logit, count in [(9.0, 1), (-9.0, 0)]:
+        cascade.coarse.first.head.doubt.linear.bias.data[68] = logit
+        path = tmp_path / f"{count}.safetensors"
+        save_model(path, cascade, ModelInfo(path.stem, cascade.scheme, config))
+        found = Pipeline(path, detector=lambda _: [[*BOX, 1.0]])(astronaut)
+        assert len(found) == count
+        assert all(face.score > 0.99 for face in found)
 
 
 def test_two_faces_are_found_once_each_and_the_larger_comes_first(pipe, astronaut):

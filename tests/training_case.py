@@ -40,3 +40,17 @@ RECIPE = Recipe(
     boxes=PART,
     regions={"right_eye": dataclasses.replace(PART, placement="fitted"), "mouth": PART},
 )
+# The same with a network of its own for the first pass, which judges boxes; shorter.
+_SHORT = dataclasses.replace(PART, steps=12, validate_every=6)
+WITH_FIRST = dataclasses.replace(
+    RECIPE,
+    model=dataclasses.replace(
+        RECIPE.model,
+        first=NetConfig(input_px=32, trunk=TrunkConfig(width=8, stages=2), head_width=8, head_stride=4),
+        passes=2,
+        boxes=None,
+    ),
+    first=dataclasses.replace(_SHORT, non_faces=0.125, jitter=(JitterConfig(shift=0.1, scale=0.1, angle_deg=15),)),
+    coarse=_SHORT,
+    regions={"right_eye": dataclasses.replace(_SHORT, placement="fitted"), "mouth": _SHORT},
+)

@@ -36,7 +36,7 @@ class Train:
     save: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """The model file to write; <out>/<name>.safetensors by default."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART...")] = ()
-    """Train these networks only (coarse, boxes, regions.<region>) and write no model."""
+    """Train these networks only (first, coarse, boxes, regions.<region>) and write no model."""
     start: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Take every network that the recipe configures as this model does from it, and train only the others."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

@@ -5,6 +5,7 @@ Everything here happens in the *canvas* frame: the px of the working crops (see 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from cascade_kp.schemes import Scheme
 
 __all__ = ["Cascade", "CascadeOutput", "RegionBoxes", "Specialist", "Stage", "StageOne", "Stages"]
+
+# Angles at which a face is sought of which the first pass is not sure.
+_TURNS = 8
 
 Stage = Literal["coarse", "regions"]
 RegionBoxes = Literal["points", "boxes"]
@@ -126,19 +130,46 @@ class StageOne(nn.Module):
 
         Returns:
             (N, 2, 3) the last pass's frames, crop px -> canvas px, and its prediction in crop units. The face
-            logit is the first pass's: it judges the box that was given.
+            logit is the first pass's: it judges the box that was given, at the turn that it likes best.
         """
-        early = self.net if self.first is None else self.first
-        size, judged = early.config.input_px, None
-        frames = self.frames(boxes, angles, size if self.passes > 1 else None)
+        net = self.net if self.first is None else self.first
+        size = net.config.input_px
+        frames = self.frames(boxes, angles, size)
+        prediction = self._say(net, geometry.sample(images, frames, size), last=self.passes == 1)
+        frames, prediction = self._sought(net, images, boxes, angles, frames, prediction)
+        judged = prediction.face
         for left in range(self.passes - 1, 0, -1):
-            prediction: Prediction = early(geometry.sample(images, frames, size))
-            judged = prediction.face if judged is None else judged
-            points = geometry.apply(frames, prediction.points * size)
-            frames = self.frames_of_points(points, size if left > 1 else None)
-        crops = geometry.sample(images, frames, self.net.config.input_px)
-        prediction = both_ways(self.net, crops, self._flip) if self.both_ways else self.net(crops)
-        return frames, prediction if judged is None else prediction._replace(face=judged)
+            points = geometry.apply(frames, prediction.points * net.config.input_px)
+            net = net if left > 1 else self.net
+            size = net.config.input_px
+            frames = self.frames_of_points(points, size)
+            prediction = self._say(net, geometry.sample(images, frames, size), last=left == 1)
+        return frames, prediction._replace(face=judged)
+
+    def _say(self, net: KeypointNet, crops: Tensor, *, last: bool) -> Prediction:
+        if last and self.both_ways:
+            return both_ways(net, crops, self._flip)
+        prediction: Prediction = net(crops)
+        return prediction
+
+    def _sought(
+        self, net: KeypointNet, images: Tensor, boxes: Tensor, angles: Tensor, frames: Tensor, said: Prediction
+    ) -> tuple[Tensor, Prediction]:
+        """Faces that the first pass takes for none may stand on their side or head: the turn it likes best is taken."""
+        lost = (said.face < 0.0).nonzero()[:, 0]
+        if not len(lost):
+            return frames, said
+        size = net.config.input_px
+        best = [frames[lost], said.points[lost], said.log_sigma[lost], said.face[lost]]
+        for turn in range(1, _TURNS):
+            crops = self.frames(boxes[lost], angles[lost] + turn * (2 * math.pi / _TURNS), size)
+            other = self._say(net, geometry.sample(images[lost], crops, size), last=self.passes == 1)
+            better = other.face > best[3]
+            found = (crops, other.points, other.log_sigma, other.face)
+            best = [torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, best, strict=True)]
+        every = (frames, said.points, said.log_sigma, said.face)
+        frames, points, log_sigma, face = (a.index_copy(0, lost, b) for a, b in zip(every, best, strict=True))
+        return frames, Prediction(points, log_sigma, face)
 
 
 def both_ways(net: KeypointNet, crops: Tensor, flip: list[int]) -> Prediction:
@@ -211,30 +242,23 @@ class _Where(NamedTuple):
         said_at: (P,) where the networks say each of them: one that sees its region mirrored has its partner's order.
         region_of: (P,)
         every: (P,) which of the scheme's points they are.
-        covered: those of the scheme's points that have a specialist.
-        last: for each of these, its place among the P; where regions overlap, the last of them has the word.
         corners: (R, k) members of each region, the first of them repeated where a region has fewer.
     """
 
     said_at: Tensor
     region_of: Tensor
     every: Tensor
-    covered: Tensor
-    last: Tensor
     corners: Tensor
 
     @staticmethod
     def of(members: list[list[int]], order: list[int], device: torch.device) -> _Where:
         """Of the regions' members, and where each is said."""
         every = [member for region in members for member in region]
-        last = {member: place for place, member in enumerate(every)}
         widest = max(map(len, members), default=0)
         tables = (
             order,
             [i for i, region in enumerate(members) for _ in region],
             every,
-            list(last),
-            list(last.values()),
             [region + region[:1] * (widest - len(region)) for region in members],
         )
         return _Where(*(torch.tensor(table, dtype=torch.long, device=device) for table in tables))
@@ -271,7 +295,8 @@ class Cascade(nn.Module):
     def _places(self, device: torch.device) -> _Where:
         """Made once for a device. No buffers: a model is built without memory and then filled from its file."""
         if device not in self._where:
-            self._where[device] = _Where.of(list(self._members.values()), self._order, device)
+            with torch.inference_mode(mode=False):  # made in it, they could not be used in training afterwards
+                self._where[device] = _Where.of(list(self._members.values()), self._order, device)
         return self._where[device]
 
     def forward(
@@ -309,7 +334,7 @@ class Cascade(nn.Module):
         if said.refined:
             where = self._places(points.device)
             modules = [self.specialist(name) for name in said.refined]
-            fused, fused_sigma = _fused(
+            points[:, where.every], sigma[:, where.every] = _fused(
                 said.coarse[:, where.every],
                 said.coarse_sigma[:, where.every],
                 torch.cat(list(said.refined.values()), dim=1),
@@ -317,7 +342,6 @@ class Cascade(nn.Module):
                 torch.cat([module.fusion for module in modules]),
                 torch.cat([module.sigma_scale for module in modules]),
             )
-            points[:, where.covered], sigma[:, where.covered] = fused[:, where.last], fused_sigma[:, where.last]
         return CascadeOutput(points, sigma, said.coarse, said.face.sigmoid())
 
     def stages(

@@ -165,10 +165,8 @@ def make_loss(config: LossConfig, net: NetConfig | str, keypoints: int) -> Point
     if keypoints < 1:
         raise ConfigError(f"keypoints: expected at least 1, got {keypoints}")
     loss = makers[config.name]()
-    if not config.map_weight:
+    if not config.map_weight or head != "soft_argmax":
         return loss
-    if head != "soft_argmax":
-        raise ConfigError(f"head: expected 'soft_argmax' where map_weight is above 0, got {head!r}")
     return _Mapped(loss, config.map_weight, config.map_sigma)
 
 

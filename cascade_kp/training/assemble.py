@@ -34,6 +34,7 @@ __all__ = [
     "describe",
     "fit_placement",
     "load_stage_one",
+    "network_weights",
     "protocol",
     "rounded",
     "stage_one_jitter",
@@ -82,6 +83,16 @@ def load_stage_one(cascade: Cascade, reference: Tensor, weights: Callable[[str],
         cascade.boxes.load_state_dict(weights("boxes"))
 
 
+def network_weights(cascade: Cascade, name: str) -> dict[str, Tensor] | None:
+    """The weights of a network: ``first``, ``coarse``, ``boxes`` or ``regions.<region>``; None if there is no such."""
+    region = name.removeprefix("regions.")
+    if region != name:
+        net = cascade.specialist(region).net if region in cascade.regions else None
+    else:
+        net = {"coarse": cascade.coarse.net, "first": cascade.coarse.first, "boxes": cascade.boxes}.get(name)
+    return None if net is None else dict(net.state_dict())
+
+
 def weights_in(out: Path, start: Cascade | None, recipe: Recipe) -> Callable[[str], dict[str, Tensor]]:
     """Where the weights of each network are: in the model that was started from, or where training left them.
 
@@ -92,9 +103,7 @@ def weights_in(out: Path, start: Cascade | None, recipe: Recipe) -> Callable[[st
     def weights(name: str) -> dict[str, Tensor]:
         if start is None or name not in taken:
             return averaged(out / f"{name}.pt")
-        net = {"coarse": start.coarse.net, "first": start.coarse.first, "boxes": start.boxes}.get(name)
-        net = net if net is not None else start.specialist(name.removeprefix("regions.")).net
-        return dict(net.state_dict())
+        return network_weights(start, name) or {}
 
     return weights
 

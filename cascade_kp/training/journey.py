@@ -18,12 +18,14 @@ from cascade_kp.data.missing import refuse_unlabelled
 from cascade_kp.data.readers import Samples, read_300w, read_split
 from cascade_kp.errors import ConfigError, DataError
 from cascade_kp.models.cascade import Cascade
+from cascade_kp.models.heads import KeypointNet
 from cascade_kp.schemes import Scheme, load_scheme
 from cascade_kp.training.assemble import (
     assemble,
     describe,
     fit_placement,
     load_stage_one,
+    network_weights,
     taken_from,
     validation_table,
     weights_in,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cascade_kp.config import MissingPolicy
+    from cascade_kp.training.parts import Part
     from cascade_kp.weights import ModelInfo
 
 __all__ = ["Trained", "hold_out", "load_faces", "make_fabric", "train"]
@@ -91,7 +94,7 @@ def train(
         only: names of networks (``first``, ``coarse``, ``boxes``, ``regions.<region>``): train these and assemble
             nothing.
         start: a model's name or file: every network that the recipe configures as this model does is taken from it,
-            with its mean shape, and only the others are trained. Calibration is done anew.
+            with its mean shape, and only the others are trained. Calibration is done anew. The recipe's own by default.
         quiet: show no progress.
 
     Returns:
@@ -111,6 +114,7 @@ def train(
             raise ConfigError(f"only: expected names among {sorted(known)}, got {name!r}")
     folder = Path(out)
     path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
+    start = start if start is not None else chosen.start or None
     begun = _begun(start, path, chosen, scheme) if start is not None else None
     check_room(path.parent, _MB)
     fabric = make_fabric(chosen.run)
@@ -130,7 +134,17 @@ def train(
             chosen = _placed(chosen, scheme, name.removeprefix("regions."), faces, weights)
         part, settings = parts_of(chosen, scheme)[name]
         validator = HeldOut(part, settings, faces.validation, scheme)
-        train_part(fabric, part, settings, sources, folder, seed=chosen.seed, validator=validator, quiet=quiet)
+        train_part(
+            fabric,
+            part,
+            settings,
+            sources,
+            folder,
+            seed=chosen.seed,
+            validator=validator,
+            start=_namesake(settings.warm_start, part) if settings.warm_start else None,
+            quiet=quiet,
+        )
     if only or not fabric.is_global_zero:
         return None
     cascade = assemble(chosen, scheme, faces, folder, first)
@@ -149,6 +163,26 @@ def _begun(start: str | os.PathLike[str], save: Path, recipe: Recipe, scheme: Sc
     if not taken_from(cascade, recipe):
         raise ConfigError("start: expected a model of which the recipe configures some network alike, got none")
     return cascade, info
+
+
+def _namesake(model: str, part: Part) -> dict[str, Tensor]:
+    """The weights of a model's network of the same name.
+
+    Raises:
+        ConfigError: it has none of that name, or one whose weights do not fit.
+    """
+    weights = network_weights(load_model(model)[0], part.name)
+    if weights is None:
+        raise ConfigError(f"{part.name}.warm_start: expected a model with a network {part.name!r}, got {model!r}")
+    wanted = KeypointNet(part.net, part.outputs, face_score=part.judges).state_dict()
+    wrong = [key for key in wanted if key not in weights or weights[key].shape != wanted[key].shape]
+    if wrong or len(weights) != len(wanted):
+        what = f"{wrong[0]!r} is another" if wrong else "it has more of them"
+        raise ConfigError(
+            f"{part.name}.warm_start: expected weights of the same shapes in {model!r}, but {what}; only input_px may be "
+            "another"
+        )
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def make_fabric(run: RunConfig) -> Fabric:

@@ -161,6 +161,8 @@ class PartConfig:
         jitter: how crops are moved.
         photometric: what is done to the pixels.
         non_faces: share of each batch that shows no face (stage one only).
+        warm_start: a model's name or file: training starts from the weights of its network of the same name, which may
+            have another ``input_px`` and differs in nothing else that has weights. Random weights if empty.
     """
 
     steps: int = 10_000
@@ -178,6 +180,7 @@ class PartConfig:
     jitter: tuple[JitterConfig, ...] = (JitterConfig(),)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     non_faces: float = 0.0
+    warm_start: str = ""
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, "steps", "at least 1", self.steps)
@@ -229,6 +232,8 @@ class Recipe:
         run: on what it runs.
         licence: of the weights and of the data they come from, as the model file will say it.
         first: training of the network of the first passes, where that is one of its own.
+        start: a model's name or file; networks that are configured as in it are taken from it and not trained. What is
+            asked for beside the recipe comes before it.
     """
 
     name: str
@@ -242,6 +247,7 @@ class Recipe:
     run: RunConfig = field(default_factory=RunConfig)
     licence: str = ""
     first: PartConfig = field(default_factory=PartConfig)
+    start: str = ""
 
     def __post_init__(self) -> None:
         trained = sorted(name for name, region in self.model.regions.items() if not region.mirror)
@@ -250,6 +256,9 @@ class Recipe:
         for name, part in (("coarse", self.coarse), ("first", self.first), ("boxes", self.boxes)):
             if part.placement != "given":
                 raise ConfigError(f"{name}.placement: expected 'given', which stage one needs, got 'fitted'")
+        if self.model.first is not None and self.coarse.non_faces:
+            share = self.coarse.non_faces
+            raise ConfigError(f"coarse.non_faces: expected 0 where the network that judges is [first], got {share}")
 
     @property
     def box_jitter(self) -> tuple[JitterConfig, ...]:
@@ -283,13 +292,15 @@ def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
         scratch: for random weights to start from; otherwise gentler, for those of the model.
         epochs: passes through the training faces.
     """
-    lr = 3e-3 if scratch else 5e-4
+    lr = 2e-3 if scratch else 4e-4
     training = PartConfig(
         epochs=epochs if epochs is not None else 60 if scratch else 15,
+        batch=16,
         optim=OptimConfig(lr=lr),
-        schedule=ScheduleConfig(name="one_cycle", rise=0.2, floor=0.002),
-        ema=0.995,
-        validate_every=250,
+        schedule=ScheduleConfig(name="one_cycle", rise=0.1, floor=0.001),
+        loss=LossConfig(map_weight=0.3, map_sigma=0.45),
+        ema=0.998,
+        validate_every=500,
         placement="fitted",
     )
     return RegionRecipe(training)
@@ -331,6 +342,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from error
+    model = values.get("model")
+    if isinstance(model, dict) and any(f"{name}.".startswith("model.first.") for name, _ in overrides):
+        model.setdefault("first", {})  # before what holds for every network is given to each
     return override(Recipe, _spread(values), overrides)
 
 

@@ -56,7 +56,8 @@ class Teacher:
             The faces, placed where they were.
         """
         answers = self._answers(pool)
-        points = torch.where(torch.isnan(pool.points), answers, torch.lerp(pool.points, answers, share))
+        known = ~torch.isnan(pool.points).any(dim=-1, keepdim=True)
+        points = torch.where(known, torch.lerp(pool.points, answers, share), answers)
         return dataclasses.replace(pool, points=points)
 
     @torch.inference_mode()

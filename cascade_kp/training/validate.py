@@ -43,9 +43,13 @@ class HeldOut:
         side = torch.linalg.vector_norm(self.frames[:, :, 0], dim=-1)
         self.units = face_units(pool.anchors, scheme) / side  # crop px
 
-    @torch.inference_mode()
     def error(self, net: KeypointNet) -> float:
-        """The mean over faces of the mean distance of points (or box corners) from their labels.
+        """The mean over faces of the mean distance of points (or box corners) from their labels, as :meth:`errors`."""
+        return float(self.errors(net).nanmean(dim=1).nanmean())
+
+    @torch.inference_mode()
+    def errors(self, net: KeypointNet) -> Tensor:
+        """(N, outputs) distances of points (or box corners) from their labels, NaN without one.
 
         Divided by the inter-ocular distance, or by the root of the box's area in a scheme that has no such pair.
         """
@@ -54,8 +58,8 @@ class HeldOut:
         for chosen in np.array_split(self.indices, max(1, len(self.indices) // _CHUNK)):
             predicted = self._predicted(net, chosen)
             distance = torch.linalg.vector_norm(predicted - self.targets[chosen].to(device), dim=-1)
-            faces.append((distance.nanmean(dim=1) / self.units[chosen].to(device)).cpu())
-        return float(torch.cat(faces).nanmean())
+            faces.append((distance / self.units[chosen].to(device)[:, None]).cpu())
+        return torch.cat(faces)
 
     @torch.inference_mode()
     def sheet(self, net: KeypointNet, journal: Journal, step: int) -> None:

@@ -8,9 +8,10 @@ import json
 import pytest
 
 from cascade_kp.cli import main
-from cascade_kp.config import CascadeConfig, from_dict, to_dict
-from cascade_kp.schemes import Scheme
-from cascade_kp.weights import load_model, model_path
+from cascade_kp.config import CascadeConfig, NetConfig, RegionConfig, TrunkConfig, from_dict, to_dict
+from cascade_kp.models.cascade import Cascade
+from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.weights import ModelInfo, load_model, model_path, save_model
 
 KEYS = [
     *("name", "file", "bytes", "sha256", "scheme", "config", "parameters"),
@@ -48,6 +49,25 @@ def test_the_json_holds_everything(capsys):
     assert content["config"] == to_dict(info.config)
     assert sum(content["parameters"].values()) == sum(p.numel() for p in cascade.parameters())
     assert content["licence"] == info.licence
+
+
+def test_the_network_of_the_first_pass_is_listed_first(capsys, tmp_path):
+    net = NetConfig(input_px=32, trunk=TrunkConfig(width=8, stages=3), head_width=8)
+    first = NetConfig(input_px=48, trunk=TrunkConfig(width=16, stages=2), head_width=4)
+    config = CascadeConfig(coarse=net, first=first, passes=2, boxes=net, regions={"nose": RegionConfig(net)})
+    cascade = Cascade(config, load_scheme("ibug68"))
+    path = tmp_path / "two.safetensors"
+    save_model(path, cascade, ModelInfo("two", cascade.scheme, config))
+    assert main(["info", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = [line.split() for line in lines if "parameters" in line]
+    assert [words[0] for words in counts] == ["first", "coarse", "regions.nose", "boxes"]
+    assert int(counts[0][1].replace(",", "")) == sum(p.numel() for p in cascade.coarse.first.parameters())
+    assert "48 px, ResNet-18 of width 16, 2 stages" in " ".join(counts[0])
+    assert main(["info", str(path), "--json"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    assert list(parameters) == ["first", "coarse", "regions.nose", "boxes"]
+    assert sum(parameters.values()) == sum(p.numel() for p in cascade.parameters())
 
 
 def test_a_path_is_as_good_as_a_name(capsys):

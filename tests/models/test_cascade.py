@@ -10,7 +10,8 @@ from cascade_kp import geometry
 from cascade_kp.config import CascadeConfig, NetConfig, RegionConfig, TrunkConfig
 from cascade_kp.data.synthetic import mean_face
 from cascade_kp.errors import ConfigError, InputError
-from cascade_kp.models.cascade import Cascade
+from cascade_kp.models.cascade import Cascade, _Where
+from cascade_kp.models.heads import Prediction
 from cascade_kp.schemes import load_scheme
 
 SCHEME = load_scheme("ibug68")
@@ -25,7 +26,22 @@ REGIONS = {
     "mouth": RegionConfig(net=SMALL, margin=1.3),
 }
 POINTS = CascadeConfig(coarse=COARSE, regions=REGIONS)
+PLAIN = CascadeConfig(coarse=COARSE)
 IN_BOXES = dataclasses.replace(POINTS, boxes=BOXES, region_boxes="boxes")
+# Finds the face: other pixels than stage one's, another stride, another width.
+FIRST = NetConfig(input_px=32, trunk=TrunkConfig(width=8, stages=2), head_width=4, head_stride=4)
+WITH_FIRST = dataclasses.replace(POINTS, first=FIRST, passes=2)
+BOTH_WAYS = dataclasses.replace(POINTS, both_ways=True)
+SIZES = dataclasses.replace(
+    POINTS,
+    regions={
+        "mouth": RegionConfig(net=dataclasses.replace(SMALL, input_px=64), margin=1.2),
+        "right_eye": RegionConfig(net=SMALL, margin=1.9),
+        "nose": RegionConfig(net=dataclasses.replace(SMALL, head="direct"), margin=2.5),
+        "left_eye": RegionConfig(net=SMALL, margin=1.4, mirror=True),
+        "jaw": RegionConfig(net=COARSE, margin=1.1),
+    },
+)
 JAW = list(SCHEME.region("jaw"))
 SIZE = 96
 NEAR = {"atol": 1e-3, "rtol": 0}
@@ -45,6 +61,7 @@ def make(config=POINTS, seed=0):
             nn.init.normal_(module.weight, std=1.5)
         if isinstance(module, nn.Linear) and name.endswith("head.points"):
             nn.init.normal_(module.weight, std=0.03)
+    cascade.coarse.judge[0].head.doubt.linear.bias[68] += 3.0  # sure that it sees a face, and still not the same of all
     if cascade.boxes is not None:  # two corners a region, by and large where they should be
         cascade.boxes.head.points.bias.copy_(torch.tensor([0.2, 0.3, 0.7, 0.8]).repeat(len(config.regions)))
     if config.regions.get("left_eye", REGIONS["nose"]).mirror:
@@ -218,6 +235,178 @@ class TestFramesOfPoints:
         torch.testing.assert_close(geometry.apply(geometry.invert(frames), rolled), expected, **NEAR)
 
 
+class TestFirst:
+    def test_what_it_adds_lies_in_stage_one(self):
+        names = [name.split(".")[1] for name in make(WITH_FIRST).state_dict() if name.startswith("coarse.")]
+        assert set(names) == {"net", "first", "reference", "sigma_scale", "first_scale"}
+        plain = {name.split(".")[1] for name in make().state_dict() if name.startswith("coarse.")}
+        assert plain == {"net", "reference", "sigma_scale"}
+
+    def test_the_face_score_is_its_alone(self):
+        images, boxes, _ = faces()
+        cascade = make(WITH_FIRST)
+        own = cascade.coarse.first.head.doubt.linear
+        assert (own.out_features, cascade.coarse.net.head.doubt.linear.out_features) == (69, 68)
+        before = cascade.stages(images, boxes)
+        nn.init.normal_(cascade.coarse.net.head.heat.weight)
+        assert torch.equal(cascade.stages(images, boxes).face, before.face)
+        own.bias[68] += 1.5
+        after = cascade.stages(images, boxes)
+        torch.testing.assert_close(after.face, before.face + 1.5)
+        assert torch.equal(after.frames, before.frames)
+
+    def test_its_answer_places_the_crop_that_stage_one_sees(self):
+        images, boxes, _ = faces()
+        cascade, angles = make(WITH_FIRST), torch.tensor([0.0, 0.4, -0.3])
+        said = cascade.stages(images, boxes, angles)
+        frames = geometry.face_frames(boxes, angles, 1.3, 32)
+        found = cascade.coarse.first(geometry.sample(images, frames, 32))
+        seen = geometry.upright_frames(geometry.apply(frames, found.points * 32), cascade.coarse.reference, 1.3, 48)
+        torch.testing.assert_close(said.frames, seen, **NEAR)
+        torch.testing.assert_close(said.face, found.face)
+        expected = geometry.apply(seen, cascade.coarse.net(geometry.sample(images, seen, 48)).points * 48)
+        torch.testing.assert_close(said.coarse, expected, **ROUNDED)
+        nn.init.normal_(cascade.coarse.first.head.heat.weight)
+        assert (cascade.stages(images, boxes, angles).frames - seen).abs().max() > 0.1
+
+    def test_of_three_passes_it_runs_two(self):
+        images, boxes, _ = faces()
+        cascade = make(dataclasses.replace(WITH_FIRST, passes=3))
+        calls = []
+        for name in ("first", "net"):
+            network = getattr(cascade.coarse, name)
+            network.register_forward_hook(lambda _net, seen, _said, name=name: calls.append((name, seen[0].shape[-1])))
+        said = cascade.stages(images, boxes)
+        assert calls == [("first", 32), ("first", 32), ("net", 48)]
+        frames = cascade.coarse.frames(boxes, torch.zeros(3), 32)
+        for i in range(2):
+            found = cascade.coarse.first(geometry.sample(images, frames, 32))
+            if i == 0:
+                torch.testing.assert_close(said.face, found.face)  # of the box that was given
+            frames = cascade.coarse.frames_of_points(geometry.apply(frames, found.points * 32), 48 if i else 32)
+        torch.testing.assert_close(said.frames, frames, **NEAR)
+
+    def test_needs_two_passes(self):
+        with pytest.raises(ConfigError, match=r"passes: expected at least 2 with a \[first\] network, got 1"):
+            CascadeConfig(coarse=COARSE, first=FIRST)
+
+
+def in_the_mirror(cascade, images, boxes, angles):
+    """What a cascade says of the mirrored pictures, mirrored back."""
+    mirrored = torch.stack([SIZE - boxes[:, 2], boxes[:, 1], SIZE - boxes[:, 0], boxes[:, 3]], dim=1)
+    said = run(cascade, images.flip(-1), mirrored, -angles)
+    flip = list(SCHEME.flip)
+    return said._replace(
+        keypoints=geometry.mirror_points(said.keypoints, SIZE, flip),
+        coarse=geometry.mirror_points(said.coarse, SIZE, flip),
+        sigma=said.sigma[:, flip],
+    )
+
+
+class TestBothWays:
+    @pytest.mark.parametrize("head", ["soft_argmax", "direct"])
+    def test_the_mirrored_picture_gets_the_mirrored_answer(self, head):
+        # In double precision, so that nothing but rounding in the tenth digit may differ.
+        coarse = dataclasses.replace(COARSE, head=head)
+        images, boxes, _ = faces()
+        images, boxes, angles = images.double(), boxes.double(), torch.tensor([0.0, 0.25, -0.6]).double()
+        parts = [list(SCHEME.region(name)) for name in ("jaw", "nose", "mouth", "right_eye", "left_eye")]
+        for config, symmetric in ((BOTH_WAYS, True), (POINTS, False)):
+            cascade = make(dataclasses.replace(config, coarse=coarse)).double()
+            for region in ("nose", "mouth"):
+                cascade.regions[region].fusion.fill_(0.7)
+            said, other = run(cascade, images, boxes, angles), in_the_mirror(cascade, images, boxes, angles)
+            for part in parts:
+                for mine, mirrored in ((said.keypoints, other.keypoints), (said.coarse, other.coarse)):
+                    assert (float((mine - mirrored)[:, part].abs().max()) < 1e-6) == symmetric
+                assert (float((said.sigma - other.sigma)[:, part].abs().max()) < 1e-6) == symmetric
+            assert (float((said.face - other.face).abs().max()) < 1e-9) == symmetric
+
+    def test_are_the_mean_of_both_answers(self):
+        images, boxes, _ = faces()
+        cascade = make(BOTH_WAYS)
+        frames = cascade.coarse.frames(boxes, torch.zeros(3))
+        crops = geometry.sample(images, frames, 48)
+        plain, other = cascade.coarse.net(crops), cascade.coarse.net(crops.flip(-1))
+        points = (plain.points + geometry.mirror_points(other.points, 1.0, list(SCHEME.flip))) / 2
+        said = cascade.stages(images, boxes)
+        torch.testing.assert_close(said.coarse, geometry.apply(frames, points * 48), **NEAR)
+        sigma = (plain.log_sigma.exp() * other.log_sigma[:, list(SCHEME.flip)].exp()).sqrt()
+        torch.testing.assert_close(said.coarse_sigma, sigma * (boxes[:, 2:] - boxes[:, :2]).amax(1)[:, None] * 1.3)
+
+    def test_the_first_passes_and_eyes_look_once(self):
+        cascade = make(dataclasses.replace(BOTH_WAYS, first=FIRST, passes=2))
+        calls = dict.fromkeys(("first", "net", *REGIONS), 0)
+
+        def counted(name):
+            def hook(*_):
+                calls[name] += 1
+
+            return hook
+
+        for name in ("first", "net"):
+            getattr(cascade.coarse, name).register_forward_hook(counted(name))
+        for name in REGIONS:
+            cascade.specialist(name).net.register_forward_hook(counted(name))
+        run(cascade, *faces()[:2])
+        assert calls == {"first": 1, "net": 2, "right_eye": 1, "left_eye": 1, "nose": 2, "mouth": 2}
+
+    def test_has_the_same_tensors(self):
+        assert list(make(BOTH_WAYS).state_dict()) == list(make().state_dict())
+
+
+class TestRegions:
+    @pytest.mark.parametrize("both", [False, True], ids=["", "both ways"])
+    def test_of_any_size_and_margin_are_as_each_alone(self, both):
+        images, boxes, _ = faces()
+        cascade = make(dataclasses.replace(SIZES, both_ways=both)).double()
+        images, angles = images.double(), torch.tensor([0.0, 0.3, -0.5]).double()
+        said = cascade.stages(images, boxes.double(), angles)
+        for i, (name, region) in enumerate(SIZES.regions.items()):
+            size, box = region.net.input_px, said.boxes[:, i]
+            centre = geometry.apply(said.frames, (box[:, None, :2] + box[:, None, 2:]) / 2)[:, 0]
+            scale = said.frames[:, :, 0].norm(dim=1)
+            side = (box[:, 2:] - box[:, :2]).amax(dim=1) * scale * region.margin
+            frames = geometry.square_frames(centre, side, geometry.frame_angle(said.frames), size)
+            frames = geometry.flip_frames(frames, size) if region.mirror else frames
+            net, crops = cascade.specialist(name).net, geometry.sample(images, frames, size)
+            partner, order = SCHEME.flip_region(name)
+            answer = net(crops)
+            points, log_sigma = answer.points, answer.log_sigma
+            if both and partner == name:
+                other = net(crops.flip(-1))
+                points = (points + geometry.mirror_points(other.points, 1.0, order)) / 2
+                log_sigma = (log_sigma + other.log_sigma[:, list(order)]) / 2
+            points, sigma = geometry.apply(frames, points * size), log_sigma.exp() * side[:, None]
+            if region.mirror:
+                order = list(SCHEME.flip_region(partner)[1])
+                points, sigma = points[:, order], sigma[:, order]
+            torch.testing.assert_close(said.refined[name], points, atol=1e-6, rtol=0)
+            torch.testing.assert_close(said.refined_sigma[name], sigma, atol=1e-6, rtol=0)
+
+    def test_stand_in_the_face_by_their_members(self):
+        images, boxes, _ = faces()
+        cascade = make(SIZES)
+        said, keypoints = cascade.stages(images, boxes), run(cascade, images, boxes).keypoints
+        for name in SIZES.regions:
+            torch.testing.assert_close(keypoints[:, list(SCHEME.region(name))], said.refined[name], **NEAR)
+
+    def test_smaller_ones_repeat_a_member_for_their_box(self):
+        where = _Where.of([[4, 2], [5, 7, 9]], [1, 0, 2, 3, 4], torch.device("cpu"))
+        assert where.said_at.tolist() == [1, 0, 2, 3, 4]
+        assert where.every.tolist() == [4, 2, 5, 7, 9]
+        assert where.region_of.tolist() == [0, 0, 1, 1, 1]
+        assert where.corners.tolist() == [[4, 2, 4], [5, 7, 9]]
+
+    def test_gradients_flow_also_after_an_inference(self):
+        images, boxes, _ = faces()
+        cascade = make()
+        run(cascade, images, boxes)
+        weight = cascade.regions["nose"].net.head.heat.weight.requires_grad_()
+        cascade(images, boxes).keypoints.sum().backward()
+        assert weight.grad.abs().max() > 0
+
+
 class TestMirroredRegion:
     def test_the_left_eye_is_the_mirrored_right_eye_of_the_mirrored_picture(self):
         cascade = make()
@@ -294,7 +483,9 @@ class TestFusion:
 
 
 @pytest.mark.parametrize(
-    "config", [POINTS, IN_BOXES, dataclasses.replace(POINTS, passes=2)], ids=["", "boxes", "passes"]
+    "config",
+    [POINTS, IN_BOXES, dataclasses.replace(POINTS, passes=2), WITH_FIRST, BOTH_WAYS, SIZES],
+    ids=["", "boxes", "passes", "first", "both ways", "sizes"],
 )
 class TestInvariance:
     def test_a_face_alone_is_the_face_in_a_batch(self, config):
@@ -323,3 +514,55 @@ class TestInvariance:
             after.keypoints - before.keypoints, torch.tensor([13.0, -7]).expand(3, 68, 2), **ROUNDED
         )
         torch.testing.assert_close(after.sigma, before.sigma, **ROUNDED)
+
+
+class Likes(nn.Module):
+    """In place of a network: points where it is told, and a face where the crop's top left is brightest."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.config = net.config
+        self.sizes = []
+
+    def forward(self, crops):
+        self.sizes.append(len(crops))
+        half = crops.shape[-1] // 2
+        corner = crops[:, :, :half, :half].mean(dim=(1, 2, 3))
+        rest = crops[:, :, half:, half:].mean(dim=(1, 2, 3))
+        points = torch.linspace(0.2, 0.8, 136).view(68, 2).expand(len(crops), -1, -1)
+        return Prediction(points, points[..., 0].log(), (corner - rest) / 10)
+
+
+class TestSought:
+    def pictures(self):
+        upright = torch.zeros(1, 3, 96, 96)
+        upright[:, :, :48, :48] = 200.0
+        return torch.cat([upright, upright.rot90(-1, (2, 3)), upright.rot90(2, (2, 3))])  # the last two turned
+
+    def test_a_face_on_its_side_is_taken_at_the_turn_that_shows_it_upright(self):
+        cascade = make(PLAIN)
+        cascade.coarse.net = Likes(cascade.coarse.net)
+        boxes = torch.tensor([[16.0, 16, 80, 80]]).expand(3, -1)
+        said = cascade.stages(self.pictures(), boxes, regions=False)
+        degrees = torch.rad2deg(geometry.frame_angle(said.frames)) % 360
+        # The one on its side scores 0 as it stands, which is not less than 0.
+        torch.testing.assert_close(degrees[[0, 2]], torch.tensor([0.0, 180.0]), atol=0.01, rtol=0)
+        assert (said.face[[0, 2]] > 0).all()
+
+    def test_only_those_that_seem_no_face_are_turned(self):
+        cascade = make(PLAIN)
+        likes = cascade.coarse.net = Likes(cascade.coarse.net)
+        boxes = torch.tensor([[16.0, 16, 80, 80]]).expand(3, -1)
+        cascade.stages(self.pictures(), boxes, regions=False)
+        assert likes.sizes == [3, *[1] * 7]
+        likes.sizes.clear()
+        cascade.stages(self.pictures()[:1], boxes[:1], regions=False)
+        assert likes.sizes == [1]
+
+    def test_the_points_are_those_of_the_turned_crop(self):
+        cascade = make(PLAIN)
+        cascade.coarse.net = Likes(cascade.coarse.net)
+        boxes = torch.tensor([[16.0, 16, 80, 80]]).expand(3, -1)
+        said = cascade.stages(self.pictures(), boxes, regions=False)
+        # What is at p in the upright face is at 96 - p in the one on its head.
+        torch.testing.assert_close(said.coarse[2], 96 - said.coarse[0], **ROUNDED)

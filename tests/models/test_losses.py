@@ -10,7 +10,7 @@ import torch
 
 from cascade_kp.config import LossConfig, NetConfig, TrunkConfig
 from cascade_kp.errors import ConfigError, InputError
-from cascade_kp.models.heads import KeypointNet, Prediction
+from cascade_kp.models.heads import KeypointNet, Prediction, cell_moments
 from cascade_kp.models.losses import ResidualFlow, distance_nll, make_loss, wing
 
 NAMES = ("wing", "soft_wing", "mse", "l1", "smooth_l1", "star", "rle", "simcc")
@@ -515,6 +515,152 @@ class TestRLE:
             optimiser.step()
             values.append(value.item())
         assert values[-1] < values[0] - 0.1
+
+
+def by_map(heat, points=None, log_sigma=None):
+    """A soft-argmax prediction with heat maps (N, K, cells, cells); the points are theirs."""
+    n, k, cells, _ = heat.shape
+    share = heat.flatten(2).softmax(dim=-1)
+    points = share @ cell_moments(cells, cells)[:, :2].to(heat) if points is None else points
+    return say(points, log_sigma or heat.new_full((n, k), -3.0))._replace(heat=heat, logits=None)
+
+
+def gaussian(cells, target, sigma):
+    """(N, K, cells, cells) logits of a Gaussian round (N, K, 2) places in crop units; sigma in cells."""
+    centres = torch.arange(cells, dtype=target.dtype) + 0.5
+    away = (centres - cells * target[..., None]).square()
+    return -0.5 * (away[:, :, 1, :, None] + away[:, :, 0, None, :]) / sigma**2
+
+
+class TestMap:
+    """The divergence of heat maps, beside another loss."""
+
+    @staticmethod
+    def alone(said, target, weight=1.0, sigma=0.6, name="wing"):
+        """What it adds to the other loss."""
+        k = target.shape[1]
+        torch.manual_seed(3)
+        loss = make_loss(LossConfig(name, map_weight=weight, map_sigma=sigma), "soft_argmax", k)
+        torch.manual_seed(3)
+        return loss(said, target) - make_loss(LossConfig(name), "soft_argmax", k)(said, target)
+
+    def test_is_numpys(self):
+        rng = np.random.default_rng(0)
+        heat, target = rng.normal(0, 2, (2, 3, 6, 6)), rng.uniform(0.1, 0.9, (2, 3, 2))
+        target[1, 2] = (-0.2, 1.7)  # outside: taken to the corner
+        got = self.alone(by_map(torch.from_numpy(heat)), torch.from_numpy(target), weight=0.3, sigma=0.8).numpy()
+        for i, j in np.ndindex(2, 3):
+            share = np.exp(heat[i, j]) / np.exp(heat[i, j]).sum()
+            wanted, (x, y) = np.zeros((6, 6)), np.clip(target[i, j], 0, 1) * 6
+            for row, column in np.ndindex(6, 6):
+                wanted[row, column] = np.exp(-((column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2) / (2 * 0.8**2))
+            wanted /= wanted.sum()
+            assert got[i, j] == pytest.approx(0.3 * (wanted * np.log(wanted / share)).sum(), rel=1e-6)
+
+    def test_nothing_but_the_gaussian_costs_nothing(self):
+        target = torch.tensor([[[0.31, 0.8]]])
+        right = gaussian(8, target, 0.6)
+        assert float(self.alone(by_map(right + 5.0), target)) == pytest.approx(0, abs=1e-6)  # logits have no level
+        others = {
+            "x and y exchanged": right.mT,
+            "mirrored": right.flip(-1),
+            "wider": gaussian(8, target, 0.7),
+            "narrower": gaussian(8, target, 0.5),
+            "beside": gaussian(8, target + 0.02, 0.6),
+            "level": torch.zeros_like(right),
+        }
+        for name, heat in others.items():
+            assert float(self.alone(by_map(heat), target)) > 0.01, name
+
+    def test_a_right_mean_of_a_wrong_map_still_costs(self):
+        # Two heaps far from the label, which lies in the middle of them: the position is right.
+        heat = torch.full((1, 1, 8, 8), -30.0)
+        heat[0, 0, 3:5, 0] = heat[0, 0, 3:5, 7] = 0.0
+        said = by_map(heat.requires_grad_())
+        torch.testing.assert_close(said.points, one(0.5, 0.5))
+        self.alone(said, one(0.5, 0.5)).sum().backward()
+        assert heat.grad[0, 0, 3:5, 3:5].max() < -0.1  # there the map is to rise
+
+    def test_a_label_outside_is_taken_to_the_border(self):
+        said = by_map(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        outside = torch.tensor([[-0.3, 0.4], [1.2, 0.4], [0.2, 7.0]]).expand(2, 3, 2)
+        torch.testing.assert_close(self.alone(said, outside), self.alone(said, outside.clamp(0, 1)))
+
+    @pytest.mark.parametrize("name", ["wing", "star", "rle"])
+    def test_what_has_no_label_changes_nothing_and_gets_nothing(self, name):
+        heat = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        target = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1))
+        loss = make_loss(LossConfig(name, map_weight=0.1), "soft_argmax", 3)
+        full = loss(by_map(heat), target)
+        target[0, 1], target[1, 2, 0] = torch.nan, torch.nan
+        known = ~torch.isnan(target).any(dim=-1)
+        mad = heat.clone()
+        mad[~known] = torch.inf
+        said = by_map(heat)._replace(heat=mad.requires_grad_())
+        value = loss(said, target)
+        torch.testing.assert_close(value[known], full[known])
+        assert (value[~known] == 0).all()
+        value.sum().backward()
+        assert torch.isfinite(mad.grad).all()
+        assert (mad.grad[~known] == 0).all()
+        assert (mad.grad[known] != 0).any()
+        mad.grad = None
+        loss(said, torch.full_like(target, torch.nan)).sum().backward()
+        assert not mad.grad.any()
+
+    @pytest.mark.parametrize("name", ["wing", "star", "rle"])
+    def test_comes_on_top_of_the_other_loss(self, name):
+        said = by_map(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        target = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1))
+        divergence = self.alone(said, target, name=name)
+        torch.testing.assert_close(divergence, self.alone(said, target), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(self.alone(said, target, 2.5, name=name), 2.5 * divergence, rtol=1e-4, atol=1e-5)
+        loss = make_loss(LossConfig(name, map_weight=0.1), "soft_argmax", 3)
+        assert loss.trains_sigma == (name == "rle") == bool(list(loss.parameters()))
+
+    def test_gradients_are_those_of_the_value(self):
+        heat = torch.randn(1, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        target = torch.tensor([[[0.3, 0.6], [1.1, 0.2]]], dtype=torch.float64)
+        loss = make_loss(LossConfig(map_weight=0.5), "soft_argmax", 2)
+        assert torch.autograd.gradcheck(lambda h: loss(by_map(h), target), heat.requires_grad_())
+
+    @pytest.mark.parametrize("name", ["wing", "star", "rle"])
+    @pytest.mark.parametrize("sigma", [0.05, 0.6, 50.0])
+    def test_a_network_in_half_precision_gets_finite_gradients(self, name, sigma):
+        torch.manual_seed(0)
+        config = NetConfig(32, TrunkConfig(width=8, stages=2), head_width=8, head_stride=4)
+        net = KeypointNet(config, 3).train()
+        loss = make_loss(LossConfig(name, map_weight=0.1, map_sigma=sigma), config, 3)
+        target = torch.tensor([[[0.1, 0.9], [3.0, -2.0], [torch.nan, 0.5]]]).expand(2, 3, 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(net(torch.rand(2, 3, 32, 32) * 255), target)
+        assert value.dtype == torch.float32
+        value.sum().backward()
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        assert all(torch.isfinite(g).all() for g in gradients)
+        assert net.head.heat.weight.grad.abs().max() > 0
+
+    @pytest.mark.parametrize("head", ["direct", "simcc"])
+    def test_a_head_without_maps_takes_no_notice(self, head):
+        said, target = draw()
+        loss, plain = (make_loss(LossConfig(map_weight=weight), head, 3) for weight in (0.1, 0.0))
+        torch.testing.assert_close(loss(said, target), plain(said, target), rtol=0, atol=0)
+
+    def test_a_network_that_is_not_training_is_refused(self):
+        said = by_map(torch.zeros(1, 1, 4, 4))._replace(heat=None)
+        with pytest.raises(InputError, match=r"heat: expected some, as a 'soft_argmax' head in training mode"):
+            make_loss(LossConfig(map_weight=0.1), "soft_argmax", 1)(said, one(0.5, 0.5))
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"map_weight": -0.1}, "map_weight: expected at least 0, got -0.1"),
+            ({"map_sigma": 0.0}, "map_sigma: expected above 0"),
+        ],
+    )
+    def test_numbers_out_of_range_are_refused(self, settings, message):
+        with pytest.raises(ConfigError, match=message):
+            LossConfig(**settings)
 
 
 SUITED = [(head, name) for head in HEADS for name in NAMES if name not in ("star", "simcc") or head == "simcc"] + [

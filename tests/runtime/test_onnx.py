@@ -70,13 +70,32 @@ def test_a_network_says_the_same(config, face_score):
     ("region_boxes", "head"), [("points", "soft_argmax"), ("boxes", "soft_argmax"), ("boxes", "simcc")]
 )
 def test_a_cascade_says_the_same(region_boxes, head):
-    torch.manual_seed(1)
-    scheme = load_scheme("ibug68")
     small = NetConfig(32, TrunkConfig(18, 4, 3), head=head, head_width=8, head_stride=4)
     regions = {name: RegionConfig(small, mirror=name == "left_eye") for name in ("right_eye", "left_eye", "mouth")}
-    config = CascadeConfig(
-        coarse=small, passes=2, regions=regions, boxes=replace(small, head="direct"), region_boxes=region_boxes
+    _assert_the_same(
+        CascadeConfig(
+            coarse=small, passes=2, regions=regions, boxes=replace(small, head="direct"), region_boxes=region_boxes
+        )
     )
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_cascade_that_finds_the_face_first_says_the_same(both_ways):
+    small = NetConfig(32, TrunkConfig(18, 4, 3), head_width=8, head_stride=4)
+    regions = {
+        "right_eye": RegionConfig(small),
+        "left_eye": RegionConfig(small, mirror=True),
+        "nose": RegionConfig(replace(small, input_px=48), margin=1.2),
+        "mouth": RegionConfig(replace(small, head="direct")),
+    }
+    first = NetConfig(48, TrunkConfig(18, 8, 2), head_width=4, head_stride=8)
+    _assert_the_same(CascadeConfig(coarse=small, first=first, passes=2, both_ways=both_ways, regions=regions))
+
+
+def _assert_the_same(config):
+    """What both backends answer, and how they judge boxes."""
+    torch.manual_seed(1)
+    scheme = load_scheme("ibug68")
     cascade = Cascade(config, scheme)
     _random_norms(cascade)
     cascade.coarse.reference.copy_(torch.rand(68, 2))
@@ -89,10 +108,15 @@ def test_a_cascade_says_the_same(region_boxes, head):
     boxes = np.array([[50, 40, 150, 160], [20, 30, 90, 100]], np.float32)
     crops = [geometry.working_crop(image, box, 96, 2.0) for box in boxes]
     rolls = np.array([0.2, -0.1], np.float32)
-    one = make_runtime(cascade, backend="torch").run(crops, boxes, rolls, "regions")
-    two = make_runtime(other, backend="onnxruntime").run(crops, boxes, rolls, "regions")
+    torch_runtime, onnx_runtime = make_runtime(cascade, backend="torch"), make_runtime(other, backend="onnxruntime")
+    one, two = (runtime.run(crops, boxes, rolls, "regions") for runtime in (torch_runtime, onnx_runtime))
     for name, a, b in zip(one._fields, one, two, strict=True):
         assert np.abs(a - b).max() < 0.01, name
+    networks = [module for module in onnx_runtime.cascade.modules() if isinstance(module, KeypointNet)]
+    assert networks == []  # none is left to PyTorch
+    one, two = (runtime.judge(crops, boxes, rolls) for runtime in (torch_runtime, onnx_runtime))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
 def test_the_embedded_model_says_the_same_within_a_hundredth_of_a_pixel():

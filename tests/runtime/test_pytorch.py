@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import cv2
 import numpy as np
@@ -102,6 +103,28 @@ def test_scores_are_probabilities_and_the_same_alone():
     assert ((score >= 0) & (score <= 1)).all()
     assert np.ptp(score) > 1e-6
     np.testing.assert_allclose(score, runtime.run(crops(), BOXES, ANGLES, "coarse").score, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_boxes_are_judged_by_the_network_that_sees_them_first():
+    first = NetConfig(input_px=48, trunk=TrunkConfig(width=8, stages=2), head_width=4)
+    config = dataclasses.replace(CONFIG, first=first)
+    cascade = make(config)
+    cascade.coarse.first_scale.copy_(torch.linspace(0.5, 3.0, 68))
+    cascade.coarse.sigma_scale.fill_(9.0)
+    cascade.coarse.first.head.doubt.linear.bias[68] = 3.0
+    canvases, to_image = geometry.stack_crops(crops())
+    scale, shift = to_image[:, [0, 1], [0, 1]], to_image[:, :, 2]
+    boxes = torch.from_numpy((BOXES - np.tile(shift, 2)) / np.tile(scale, 2))
+    frames = geometry.face_frames(boxes, torch.from_numpy(ANGLES), config.margin, 48)
+    pixels = torch.from_numpy(canvases).permute(0, 3, 1, 2).float()
+    said = cascade.coarse.first(geometry.sample(pixels, frames, 48))
+    sides = np.ptp(said.points.numpy(), axis=1)
+    sigma = np.sort(said.log_sigma.exp().numpy() * np.linspace(0.5, 3.0, 68), axis=1)[:, 33]  # the lower median
+    score, doubt = TorchRuntime(copy.deepcopy(cascade)).judge(crops(), BOXES, ANGLES)
+    np.testing.assert_allclose(score, said.face.sigmoid(), rtol=1e-4)
+    np.testing.assert_allclose(doubt, sigma / np.sqrt(sides.prod(axis=1)), rtol=1e-3)
+    np.testing.assert_allclose(score, TorchRuntime(cascade).run(crops(), BOXES, ANGLES, "regions").score, rtol=1e-4)
 
 
 def test_faces_do_not_depend_on_their_company():

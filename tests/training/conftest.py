@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_case import HELD_OUT, RECIPE, SCHEME
+from training_case import HELD_OUT, RECIPE, SCHEME, WITH_FIRST
 
 from cascade_kp.data.synthetic import write_synthetic
 from cascade_kp.training.journey import load_faces, train
@@ -42,3 +42,12 @@ def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     (out / "cache").symlink_to(data / "cache")
     return out, train(RECIPE, data, out, splits=data, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def with_first(data, tmp_path_factory):
+    """The same with a network for the first pass."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("first")
+    (out / "cache").symlink_to(data / "cache")
+    return out, train(WITH_FIRST, data, out, splits=data, quiet=True)

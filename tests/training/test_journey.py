@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from training_case import RECIPE, SCHEME
+from training_case import NET, RECIPE, SCHEME, WITH_FIRST
 
 from cascade_kp import geometry
-from cascade_kp.config import JitterConfig, RegionConfig, from_dict
+from cascade_kp.config import CascadeConfig, JitterConfig, RegionConfig, from_dict
 from cascade_kp.data.readers import read_300w
 from cascade_kp.data.synthetic import write_synthetic
 from cascade_kp.errors import ConfigError, DataError, ModelError
@@ -19,17 +20,22 @@ from cascade_kp.formats import read_pts, write_pts
 from cascade_kp.metrics import nme
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import load_scheme
+from cascade_kp.training import assemble as module
 from cascade_kp.training.assemble import (
     assemble,
     calibrate,
     crop_errors,
     fit_placement,
+    stage_one_jitter,
+    taken_from,
     validation_table,
 )
 from cascade_kp.training.journey import hold_out, load_faces, train
-from cascade_kp.training.parts import mean_shape, reference_shape
+from cascade_kp.training.loop import averaged
+from cascade_kp.training.parts import mean_shape, parts_of, reference_shape
 from cascade_kp.training.recipe import DataConfig, Recipe
-from cascade_kp.weights import load_model
+from cascade_kp.training.teach import Teacher
+from cascade_kp.weights import ModelInfo, load_model, save_model, stored_tensors
 
 JITTER = RECIPE.coarse.jitter
 
@@ -175,6 +181,197 @@ class TestTraining:
         assert load_model(done.path)[0].config.regions == {}
 
 
+def bits(path):
+    """The tensors of a model file by name, as bytes."""
+    return {key: value.view(torch.uint8).numpy().tobytes() for key, value in stored_tensors(path)[0].items()}
+
+
+class TestFirst:
+    def test_the_file_holds_it(self, with_first):
+        out, done = with_first
+        assert sorted(path.stem for path in out.glob("*.pt")) == [
+            "coarse",
+            "first",
+            "regions.mouth",
+            "regions.right_eye",
+        ]
+        cascade, info = load_model(done.path)
+        assert cascade.config == info.config == WITH_FIRST.model
+        learnt = averaged(out / "first.pt")
+        for key, value in cascade.coarse.first.named_parameters():
+            torch.testing.assert_close(value, learnt[key], atol=1e-3, rtol=1e-3, msg=key)  # stored in half precision
+        assert from_dict(Recipe, info.recipe).first == WITH_FIRST.first
+        assert stage_one_jitter(info) == WITH_FIRST.first.jitter == WITH_FIRST.box_jitter
+        assert set(stored_tensors(done.path)[1]) == {
+            "coarse",
+            *(f"regions.{name}" for name in WITH_FIRST.model.regions),
+        }
+
+    def test_it_learns_the_face_score_and_stage_one_does_not(self, with_first):
+        for name, judges in (("first", True), ("coarse", False)):
+            lines = (with_first[0] / f"{name}.jsonl").read_text().splitlines()
+            assert all(("face" in json.loads(line)) == judges for line in lines), name
+        parts = parts_of(WITH_FIRST, SCHEME)
+        assert [part.name for part, _ in parts.values() if part.judges] == ["first"]
+        assert list(parts)[:2] == ["first", "coarse"]
+        assert [part.name for part, _ in parts_of(RECIPE, SCHEME).values() if part.judges] == ["coarse"]
+
+    def test_alone_and_then_the_others_ends_as_at_once(self, data, with_first, tmp_path):
+        (tmp_path / "cache").symlink_to(data / "cache")
+        assert train(WITH_FIRST, data, tmp_path, splits=data, only=["first"], quiet=True) is None
+        assert [path.name for path in tmp_path.glob("*.pt")] == ["first.pt"]
+        before = (tmp_path / "first.pt").read_bytes()
+        done = train(WITH_FIRST, data, tmp_path, splits=data, quiet=True)
+        assert (tmp_path / "first.pt").read_bytes() == before
+        assert bits(done.path) == bits(with_first[1].path)
+        assert done.table == with_first[1].table
+
+    def test_another_training_of_it_is_not_gone_on_with(self, data, with_first, tmp_path):
+        shutil.copy(with_first[0] / "first.pt", tmp_path)
+        longer = dataclasses.replace(WITH_FIRST, first=dataclasses.replace(WITH_FIRST.first, steps=13))
+        with pytest.raises(ConfigError, match=r"training.steps: 12 -> 13"):
+            train(longer, data, tmp_path, splits=data, only=["first"], quiet=True)
+
+    def test_without_it_nothing_can_be_fitted_or_joined(self, faces, data, with_first, tmp_path):
+        (tmp_path / "cache").symlink_to(data / "cache")
+        shutil.copy(with_first[0] / "coarse.pt", tmp_path)
+        with pytest.raises(ModelError, match=r"first.pt: expected a trained part, found nothing"):
+            train(WITH_FIRST, data, tmp_path, splits=data, only=["regions.right_eye"], quiet=True)
+        with pytest.raises(ModelError, match=r"first.pt: expected a trained part, found nothing"):
+            assemble(WITH_FIRST, SCHEME, faces, tmp_path)
+
+    def test_a_recipe_without_one_does_not_know_it(self, data, tmp_path):
+        with pytest.raises(ConfigError, match=r"only: expected names among \['boxes', 'coarse', .*, got 'first'"):
+            train(RECIPE, data, tmp_path, splits=data, only=["first"])
+
+    def test_its_sigma_holds_68_percent_too(self, faces, with_first):
+        cascade = assemble(WITH_FIRST, SCHEME, faces, with_first[0])
+        pool, inside = faces.validation, []
+        for boxes in module._box_sources(pool, WITH_FIRST.first.jitter).values():
+            frames = geometry.face_frames(boxes, torch.zeros(16), WITH_FIRST.model.margin, 32)
+            said = cascade.coarse.first(geometry.sample(pool.crops.images(list(range(16))), frames, 32))
+            error = (geometry.apply(frames, said.points * 32) - pool.points).norm(dim=-1)
+            side = frames[:, 0, 0, None] * 32
+            inside.append(error <= said.log_sigma.exp() * side * cascade.coarse.first_scale)
+        held = torch.cat(inside).float()
+        assert float(held.mean()) == pytest.approx(0.68, abs=0.02)
+        assert held.mean(dim=0).min() > 0.6
+        assert held.mean(dim=0).max() < 0.76
+
+    def test_calibrating_a_region_leaves_it_as_it_is(self, faces, with_first):
+        cascade = assemble(WITH_FIRST, SCHEME, faces, with_first[0])
+        cascade.coarse.first_scale.fill_(7.0)
+        calibrate(cascade, faces.validation, WITH_FIRST.box_jitter, only="mouth")
+        assert (cascade.coarse.first_scale == 7.0).all()
+        calibrate(cascade, faces.validation, WITH_FIRST.box_jitter)
+        assert (cascade.coarse.first_scale != 7.0).all()
+
+    def test_is_taken_from_a_model_that_has_it_alike(self, data, with_first, tmp_path):
+        (tmp_path / "cache").symlink_to(data / "cache")
+        other = dataclasses.replace(NET, head_width=8)
+        model = dataclasses.replace(WITH_FIRST.model, coarse=other, regions={"mouth": RegionConfig(net=NET)})
+        recipe = dataclasses.replace(
+            WITH_FIRST, name="begun", model=model, regions={"mouth": WITH_FIRST.regions["mouth"]}
+        )
+        start = with_first[1].path
+        done = train(recipe, data, tmp_path, splits=data, start=start, quiet=True)
+        assert [path.name for path in tmp_path.glob("*.pt")] == ["coarse.pt"]
+        old, new = bits(start), bits(done.path)
+        assert all(new[key] == old[key] for key in old if key.startswith("coarse.first."))
+        assert new["coarse.net.head.heat.weight"] != old["coarse.net.head.heat.weight"]
+        assert "but for first, regions.mouth, taken from tiny" in load_model(done.path)[1].history[-1]["done"]
+
+    def test_what_can_be_taken(self):
+        start = Cascade(WITH_FIRST.model, SCHEME)
+        regions = {"regions.right_eye", "regions.left_eye", "regions.mouth"}
+
+        def taken(**changes):
+            return taken_from(
+                start, dataclasses.replace(WITH_FIRST, model=dataclasses.replace(start.config, **changes))
+            )
+
+        assert taken() == {"first", "coarse", *regions}
+        assert taken(first=dataclasses.replace(start.config.first, input_px=64)) == {"coarse", *regions}
+        assert taken(coarse=dataclasses.replace(NET, head_width=8)) == {"first", *regions}
+        assert taken(margin=1.4) == regions
+        # Stage one says whether there is a face where it is the first to look, and only there.
+        assert taken(first=None) == regions
+        plain = dataclasses.replace(start.config, first=None)
+        assert taken_from(Cascade(plain, SCHEME), WITH_FIRST) == regions
+
+
+class TestTeacher:
+    def test_labels_go_towards_its_answers(self, trained, faces):
+        pool = faces.train
+        teacher = Teacher(str(trained[1].path), SCHEME)
+        taught = teacher.teach(pool, 0.25)
+        cascade = load_model(trained[1].path)[0]
+        some = [0, 17, 31, 47]
+        answers = cascade(pool.crops.images(some), geometry.tight_box(pool.anchors[some]), pool.rolls[some]).keypoints
+        torch.testing.assert_close(taught.points[some], 0.75 * pool.points[some] + 0.25 * answers, atol=1e-3, rtol=0)
+        assert (taught.points - pool.points).abs().amax(dim=(1, 2)).min() > 0.01
+        torch.testing.assert_close(teacher.teach(pool, 0.0).points, pool.points)
+        torch.testing.assert_close(teacher.teach(pool, 1.0).points[some], answers, atol=1e-3, rtol=0)
+        assert taught.points.requires_grad is False
+        assert not taught.points.is_inference()
+
+    def test_faces_stay_where_they_were(self, trained, faces):
+        taught = Teacher(str(trained[1].path), SCHEME).teach(faces.train, 0.5)
+        for name in ("anchors", "rolls"):
+            assert torch.equal(getattr(taught, name), getattr(faces.train, name))
+        np.testing.assert_array_equal(taught.rows, faces.train.rows)
+        assert taught.crops is faces.train.crops
+        assert taught.fingerprint() != faces.train.fingerprint()  # so that no training goes on with other labels
+
+    def test_a_missing_label_is_its_answer_alone(self, trained, faces):
+        teacher = Teacher(str(trained[1].path), SCHEME)
+        points = faces.train.points.clone()
+        points[3, 20:30] = torch.nan
+        points[5, 7, 0] = torch.nan
+        holed = dataclasses.replace(faces.train, points=points)
+        whole, taught = teacher.teach(faces.train, 1.0), teacher.teach(holed, 0.25)
+        torch.testing.assert_close(taught.points[3, 20:30], whole.points[3, 20:30])
+        torch.testing.assert_close(taught.points[5, 7], whole.points[5, 7])
+        others = ~torch.isnan(points).any(dim=2)
+        torch.testing.assert_close(taught.points[others], teacher.teach(faces.train, 0.25).points[others])
+
+    def test_of_extra_faces_no_label_is_left(self, trained, data, faces):
+        name = str(trained[1].path)
+        recipe = with_data(extra=("synthetic/trainset",), teacher=name, teacher_share=0.25)
+        loaded = load_faces(recipe, SCHEME, data, data, data / "cache")
+        teacher = Teacher(name, SCHEME)
+        torch.testing.assert_close(loaded.train.points, teacher.teach(faces.train, 0.25).points)
+        plain = load_faces(with_data(extra=("synthetic/trainset",)), SCHEME, data, data, data / "cache")
+        torch.testing.assert_close(loaded.extra.points, teacher.teach(plain.extra, 1.0).points)
+        assert loaded.validation.fingerprint() == faces.validation.fingerprint()  # what is measured by stays as it is
+        assert torch.equal(loaded.reference, faces.reference)
+
+    def test_some_faces_of_a_cache(self, trained, faces):
+        rows = np.array([40, 3, 11])
+        pool = faces.train
+        some = dataclasses.replace(
+            pool, rows=rows, points=pool.points[rows], anchors=pool.anchors[rows], rolls=pool.rolls[rows]
+        )
+        teacher = Teacher(str(trained[1].path), SCHEME)
+        got, whole = teacher.teach(some, 0.5).points, teacher.teach(pool, 0.5).points[rows]
+        torch.testing.assert_close(got, whole, atol=1e-3, rtol=0)
+
+    def test_another_scheme_is_refused(self, trained, data, tmp_path):
+        with pytest.raises(ConfigError, match=r"data.teacher: expected a model of the scheme 'ibug51', got 'ibug68'"):
+            Teacher(str(trained[1].path), load_scheme("ibug51"))
+        kaggle = dataclasses.replace(NET, input_px=32)
+        path = tmp_path / "other.safetensors"
+        config = CascadeConfig(coarse=kaggle)
+        cascade = Cascade(config, load_scheme("kaggle15"))
+        save_model(path, cascade, ModelInfo("other", cascade.scheme, config))
+        with pytest.raises(ConfigError, match=r"data.teacher: expected a model of the scheme 'ibug68', got 'kaggle15'"):
+            train(with_data(teacher=str(path)), data, tmp_path / "run", splits=data, quiet=True)
+
+    def test_no_such_model(self):
+        with pytest.raises(ModelError, match=r"model: expected an embedded model .*, got 'nobody'"):
+            Teacher("nobody", SCHEME)
+
+
 class TestAssemble:
     def test_an_absent_part_is_refused(self, faces, tmp_path):
         with pytest.raises(ModelError, match=r"coarse.pt: expected a trained part, found nothing"):
@@ -193,8 +390,6 @@ class TestAssemble:
     def test_sigma_holds_68_percent_of_the_calibration_faces(self, cascade, faces):
         # On the boxes of calibration: true ones, and ones moved as in training. Point by point the quantile is of
         # 32 errors, so that one more or less is 3 %.
-        from cascade_kp.training import assemble as module
-
         inside = []
         pool = faces.validation
         for boxes in module._box_sources(pool, JITTER).values():

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from cascade_kp.config import JitterConfig, from_dict, to_dict
+from cascade_kp.config import (
+    CascadeConfig,
+    JitterConfig,
+    LossConfig,
+    NetConfig,
+    PhotometricConfig,
+    RegionConfig,
+    TrunkConfig,
+    from_dict,
+    to_dict,
+)
 from cascade_kp.errors import ConfigError
 from cascade_kp.training.recipe import (
     DataConfig,
@@ -96,6 +108,63 @@ class TestLoading:
         path.write_text(text)
         with pytest.raises(ConfigError):
             load_recipe(path)
+
+
+class TestFirst:
+    """A network of its own for the first pass."""
+
+    FIRST = TEXT.replace("[model]\n", "[model]\npasses = 2\nfirst = { input_px = 32 }\n")
+
+    def test_gets_what_stands_at_the_top(self, path):
+        path.write_text(self.FIRST + "[first]\nbatch = 8\n")
+        recipe = load_recipe(path)
+        assert (recipe.first.steps, recipe.first.batch, recipe.first.optim.lr) == (70, 8, 0.5)
+        assert (recipe.coarse.steps, recipe.coarse.batch) == (90, 32)
+
+    @pytest.mark.parametrize(("text", "judge"), [(TEXT, "coarse"), (FIRST, "first")])
+    def test_non_faces_are_for_the_network_that_judges_boxes(self, path, text, judge):
+        path.write_text(f"non_faces = 0.25\n{text}")
+        for recipe in (load_recipe(path), load_recipe(path, [("non_faces", "0.25")])):
+            parts = {"first": recipe.first, "coarse": recipe.coarse, "boxes": recipe.boxes, **recipe.regions}
+            assert {name for name, part in parts.items() if part.non_faces} == {judge}
+        path.write_text(f"{text}\n[{judge}.photometric]\nnoise = 0.5\n".replace("name", "non_faces = 0.25\nname", 1))
+        assert getattr(load_recipe(path), judge).non_faces == 0.25  # beside settings of its own
+
+    def test_overrides(self, path):
+        path.write_text(self.FIRST)
+        recipe = load_recipe(path, [("first.steps", "5"), ("optim.lr", "0.125"), ("first.epochs", "2")])
+        assert (recipe.first.steps, recipe.first.epochs, recipe.first.optim.lr) == (5, 2, 0.125)
+        assert (recipe.coarse.steps, recipe.coarse.epochs, recipe.coarse.optim.lr) == (90, 0, 0.125)
+        assert load_recipe(path, [("first.epochs", "2"), ("steps", "7")]).first.steps == 7
+
+    @pytest.mark.parametrize("added", [("model.first.input_px", "32"), ("model.first", "{ input_px = 32 }")])
+    @pytest.mark.parametrize("swapped", [False, True])
+    def test_added_by_an_override_it_is_as_if_the_file_had_it(self, path, added, swapped):
+        path.write_text(f"non_faces = 0.125\n{TEXT}")
+        overrides = [added, ("non_faces", "0.25"), ("model.passes", "2")]
+        added = load_recipe(path, overrides[::-1] if swapped else overrides)
+        path.write_text(f"non_faces = 0.125\n{self.FIRST}")
+        assert added == load_recipe(path, [("non_faces", "0.25")])
+        assert (added.first.non_faces, added.coarse.non_faces, added.first.optim.lr) == (0.25, 0.0, 0.5)
+
+    def test_is_what_boxes_are_given_to(self, path):
+        path.write_text(self.FIRST + "[first]\njitter = [{ shift = 0.4 }]\n")
+        assert load_recipe(path).box_jitter == (JitterConfig(shift=0.4),)
+        path.write_text(TEXT)
+        assert load_recipe(path).box_jitter == (JitterConfig(shift=0.2),)
+
+    def test_has_no_fitted_placement(self, path):
+        path.write_text(self.FIRST + "[first]\nplacement = 'fitted'\n")
+        with pytest.raises(
+            ConfigError, match=r"first.placement: expected 'given', which stage one needs, got 'fitted'"
+        ):
+            load_recipe(path)
+        path.write_text(self.FIRST)
+        for name in ("first.placement", "coarse.placement"):
+            with pytest.raises(ConfigError, match=f"{name}: expected 'given'"):
+                load_recipe(path, [(name, "fitted")])
+        fitted = load_recipe(path, [("placement", "fitted")])  # said for all, it is for those that can
+        assert (fitted.first.placement, fitted.regions["mouth"].placement) == ("given", "fitted")
 
 
 class TestOverrides:
@@ -209,3 +278,36 @@ def test_stage_one_has_no_fitted_placement():
     values = {"name": "x", "data": {"train": ["a"]}, "model": {"coarse": {}}, "coarse": {"placement": "fitted"}}
     with pytest.raises(ConfigError, match=r"coarse.placement: expected 'given'"):
         from_dict(Recipe, values)
+
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "recipes.md"
+SECTIONS = {
+    "Its parts": Recipe,
+    "`[data]`": DataConfig,
+    "`[first]`, `[coarse]`, `[boxes]`, `[regions.<region>]`": PartConfig,
+    "`optim`": OptimConfig,
+    "`schedule`": ScheduleConfig,
+    "`loss`": LossConfig,
+    "`jitter`": JitterConfig,
+    "`photometric`": PhotometricConfig,
+    "`[model]`": CascadeConfig,
+    "`[model.regions.<region>]`": RegionConfig,
+    "A network": NetConfig,
+    "`trunk`": TrunkConfig,
+    "`[run]`": RunConfig,
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_reference_has_every_setting_with_its_default(section):
+    text = REFERENCE.read_text("utf-8")
+    (body,) = re.findall(rf"^###? {re.escape(section)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", body, re.MULTILINE))
+    fields = {field.name: field for field in dataclasses.fields(SECTIONS[section])}
+    assert set(rows) == set(fields)
+    for name, field in fields.items():
+        if isinstance(field.default, (bool, int, float, str)):
+            assert rows[name] == f"`{json.dumps(field.default)}`", name
+        else:
+            required = field.default is field.default_factory is dataclasses.MISSING
+            assert (rows[name] == "required") == required, name

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from training_case import HELD_OUT, NET, PART, RECIPE, SCHEME
+from training_case import HELD_OUT, NET, PART, RECIPE, SCHEME, WITH_FIRST
 
 from cascade_kp import formats
 from cascade_kp.config import from_dict
@@ -120,6 +120,17 @@ class TestWhatChanges:
         sample = read_300w(data / "synthetic")[0]
         assert np.isfinite(Pipeline(done.path)(sample["image"], boxes=[sample["box"]])[0].keypoints).all()
         assert cascade.config.regions["right_eye"] == RECIPE.model.regions["right_eye"]
+
+    @pytest.mark.parametrize("region", ["mouth", "left_eye"])
+    def test_a_network_for_the_first_pass_stays_as_it_is(self, with_first, data, tmp_path, region):
+        done = again(with_first[1].path, data, tmp_path / "new.safetensors", region=region, scratch=True)
+        (old, _), (new, _) = stored_tensors(with_first[1].path), stored_tensors(done.path)
+        assert list(old) == list(new)
+        same = {key for key in old if torch.equal(new[key].view(torch.uint8), old[key].view(torch.uint8))}
+        assert {key for key in old if not key.startswith(f"regions.{region}.")} <= same
+        assert {"coarse.first_scale", "coarse.first.head.heat.weight"} <= same
+        assert len(same) < len(old)
+        assert load_model(done.path)[1].config == WITH_FIRST.model
 
     def test_from_the_former_weights_it_stays_near_them(self, model, data, tmp_path):
         gentle = dataclasses.replace(QUICK.training, optim=OptimConfig(lr=1e-6, weight_decay=0), steps=1, batch=2)
