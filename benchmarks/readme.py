@@ -378,7 +378,7 @@ def _hard(results: Results) -> str:
         )
         sure.append(
             f"`{name}`, on plain faces and with the made ones: `sigma` holds {shares} of the errors; its rank "
-            f"correlation with the error is {points} over points, {whole} over faces; that of `score` over faces {score}."
+            f"correlation with the error is {points} over points and {whole} over faces, that of `score` {score}."
         )
     text = f"`{shown(result['command'])}` prints this and more; ratio: to the same faces as they are."
     return "\n\n".join([table(head, rows), paragraph(text), *(paragraph(line) for line in sure)])
@@ -462,6 +462,27 @@ def _jaw(results: Results) -> str:
     )
 
 
+def _card(name: str) -> Callable[[Results], str]:
+    """The figures of a model card."""
+
+    def block(results: Results) -> str:
+        rows = []
+        sets = [("validation", "everything", "213 validation faces"), ("common", "common", "*common* test set")]
+        for part, subset, label in sets:
+            for boxes in ("truth", "detector"):
+                cells = results[f"evaluation-{name}-{part}-{boxes}"]["subsets"][subset]
+                stage = "coarse" if cells.get("regions") is None else "regions"
+                cell = cells[stage]["68"]
+                nmes = [percent(cells[stage][group]["nme"], 2) for group in ("68", "51", "jaw")]
+                shares = [percent(cell["auc@0.08"], 1), percent(cell["fr@0.08"], 1)]
+                rows.append([f"{label} ({cell['n']})", boxes, *nmes, *shares, str(cell["missed"])])
+        head = ["faces", "boxes", "NME, 68 points", "51", "jaw", "AUC@0.08", "FR@0.08", "missed"]
+        command = results[f"evaluation-{name}-validation-truth"]["command"]
+        return "\n\n".join([table(head, rows), paragraph(f"First line: `{shown(command)}`.")])
+
+    return block
+
+
 def _augment(results: Results) -> str:
     result = results["augment"]
     rows = [
@@ -530,6 +551,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "accuracy": _accuracy,
     "augment": _augment,
     "breakdown": _breakdown,
+    **{f"card-{name}": _card(name) for name in MODELS},
     "detector": _detector,
     "faces": _faces,
     "falls-short": _falls_short,

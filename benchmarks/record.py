@@ -75,7 +75,9 @@ def command_line(arguments: Sequence[str] | None = None, program: str | None = N
         One line that a shell would read back.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    return f"{_program() if program is None else program} {shlex.join(_shortened(a) for a in given)}".strip()
+    # Some commands take several models in one argument, with commas.
+    short = (",".join(map(_shortened, argument.split(","))) for argument in given)
+    return f"{_program() if program is None else program} {shlex.join(short)}".strip()
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

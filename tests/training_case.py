@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from cascade_kp.config import CascadeConfig, JitterConfig, NetConfig, PhotometricConfig, RegionConfig, TrunkConfig
+from cascade_kp.config import (
+    CascadeConfig,
+    JitterConfig,
+    LossConfig,
+    NetConfig,
+    PhotometricConfig,
+    RegionConfig,
+    TrunkConfig,
+)
 from cascade_kp.schemes import load_scheme
 from cascade_kp.training.recipe import DataConfig, OptimConfig, PartConfig, Recipe, ScheduleConfig
 
@@ -16,6 +24,7 @@ PART = PartConfig(
     batch=16,
     optim=OptimConfig(lr=1e-2),
     schedule=ScheduleConfig(warmup=5),
+    loss=LossConfig(map_weight=0.1, map_sigma=0.5),
     ema=0.9,
     validate_every=60,
     sheet_every=0,

@@ -179,8 +179,8 @@ def _namesake(model: str, part: Part) -> dict[str, Tensor]:
     if wrong or len(weights) != len(wanted):
         what = f"{wrong[0]!r} is another" if wrong else "it has more of them"
         raise ConfigError(
-            f"{part.name}.warm_start: expected weights of the same shapes in {model!r}, but {what}; only input_px may be "
-            "another"
+            f"{part.name}.warm_start: expected weights of the same shapes in {model!r}, but {what}; "
+            "only input_px may be another"
         )
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 

@@ -58,8 +58,8 @@ PEERS = {
             "excluded": 0, "ms": 4.9,
         }
     ],
-    "absent": {"mediapipe": "not installed"},
-    "failed": {},
+    "absent": [{"name": "mediapipe", "reason": "not installed"}],
+    "failed": [],
 }  # fmt: skip
 SPEED = {
     "kind": "evaluation-speed",
