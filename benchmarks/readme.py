@@ -264,7 +264,7 @@ def _faces(results: Results) -> str:
     )
 
 
-MODELS = ("ibug68-fast", "ibug68", "ibug68-accurate")
+MODELS = ("ibug68-fast", "ibug68")
 
 
 def _models(results: Results) -> str:
@@ -324,30 +324,6 @@ def _stage_gains(results: Results) -> str:
         )
     head = ["model", "stage one, 68", "51 points", "with regions, 68", "51 points", "change", "51, oracle crops"]
     return table(head, rows)
-
-
-def _ablation(results: Results) -> str:
-    result = results["ablation"]
-    first = result["rows"][0]
-    rows = [
-        [
-            row["row"],
-            percent(row["nme68"], 2),
-            f"{percent(row['nme68'] / first['nme68'] - 1, 1, '+')} %",
-            percent(row["nme51"], 2),
-            percent(row["nme_jaw"], 2),
-            " ".join(percent(value, 2) for value in row["by_seed"]),
-            f"{row['ms']:.2f}",
-        ]
-        for row in result["rows"]
-    ]
-    head = ["one change", "NME 68", "against the recipe", "51", "jaw", "by seed", "ms"]
-    faces, seeds = result["settings"]["faces"], counted(len(result["settings"]["seeds"]), "seed")
-    text = (
-        f"`{shown(result['command'])}` prints this: stage one's network of `{result['settings']['recipe']}`, {faces:,} "
-        f"drawn faces a run, {seeds}, validation faces; ms of that network alone, one thread."
-    )
-    return "\n\n".join([table(head, rows), paragraph(text)])
 
 
 def _hard(results: Results) -> str:
@@ -547,7 +523,6 @@ def _note(result: Result, mark: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
-    "ablation": _ablation,
     "accuracy": _accuracy,
     "augment": _augment,
     "breakdown": _breakdown,

@@ -407,7 +407,9 @@ class Cascade(nn.Module):
             corners = self.boxes(geometry.sample(images, frames * scale, size))
             return geometry.tight_box((corners.points * full).unflatten(1, (-1, 2)))
         inside = geometry.apply(geometry.invert(frames), coarse if oracle is None else oracle)
-        return geometry.tight_box(inside[:, self._places(images.device).corners])
+        members = inside[:, self._places(images.device).corners]
+        # True points may be missing; predicted ones are all there.
+        return geometry.tight_box(members) if oracle is not None else torch.cat(torch.aminmax(members, dim=2), dim=-1)
 
     def _refine(self, images: Tensor, frames: Tensor, boxes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Every specialist's own answer by region: (N, k, 2) px and (N, k) px, canvas frame."""

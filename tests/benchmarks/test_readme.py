@@ -139,7 +139,8 @@ def test_missing_row(root, capsys):
     (root / "README.md").write_text(block("latency"))
     change(root, "latency", lambda content: content["boxes_given"].pop(0))
     assert readme.main([], root) == 2
-    assert "boxes_given: expected one row with face_px 288, faces 1, stage 'regions'" in capsys.readouterr().err
+    wanted = "boxes_given: expected one row with face_px 288, faces 1, model 'ibug68', stage 'regions'"
+    assert wanted in capsys.readouterr().err
 
 
 def cell(nme, missed=0, n=10):
