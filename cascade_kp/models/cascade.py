@@ -27,6 +27,8 @@ __all__ = ["Cascade", "CascadeOutput", "RegionBoxes", "Specialist", "Stage", "St
 
 # Angles at which a face is sought of which the first pass is not sure.
 _TURNS = 8
+# Logit of a face below which it is sought at other angles: chosen on validation faces at every angle.
+_SURE = 4.0
 
 Stage = Literal["coarse", "regions"]
 RegionBoxes = Literal["points", "boxes"]
@@ -156,7 +158,7 @@ class StageOne(nn.Module):
         self, net: KeypointNet, images: Tensor, boxes: Tensor, angles: Tensor, frames: Tensor, said: Prediction
     ) -> tuple[Tensor, Prediction]:
         """Faces that the first pass takes for none may stand on their side or head: the turn it likes best is taken."""
-        lost = (said.face < 0.0).nonzero()[:, 0]
+        lost = (said.face < _SURE).nonzero()[:, 0]
         if not len(lost):
             return frames, said
         size = net.config.input_px
