@@ -74,7 +74,7 @@ PART = PartConfig(
     non_faces=0.25,
 )
 RUN = RunConfig("cpu", 2, 3, "bf16-mixed")
-GIVEN = dataclasses.replace(PART, placement="given")
+GIVEN = dataclasses.replace(PART, placement="given", non_faces=0.0)
 RECIPE = Recipe("r", CASCADE, DATA, GIVEN, "ibug51", 7, PartConfig(), {"right_eye": PART}, RUN)
 ALL = [TRUNK, NET, REGION, CASCADE, JITTER, PHOTOMETRIC, DATA, LOSS, OPTIM, SCHEDULE, PART, RUN, RECIPE]
 
