@@ -1,7 +1,7 @@
 """How models hold on hard faces: ``python -m benchmarks.hard MODEL[,MODEL...] FOLDER... [--split LIST] [--json PATH]``.
 
-Every model gets the same faces and the tight boxes of their labels; no detector takes part and nothing is retried, so
-that a turned face is shown as it lies. NME is per face over the distance of the outer eye corners, of all points and of
+Every model gets the same faces and the tight boxes of their labels; no detector takes part, and a turned face is shown
+as it lies: what a model makes of that, such as looking at other turns, is its own. NME is per face over the distance of the outer eye corners, of all points and of
 those without the jaw, then the mean over the faces; AUC and FR are at 0.08, of all points. `ratio` is to the NME of the
 model's own stage on all faces as they are (the row `plain`).
 
@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 _PROTOCOL = """
-Tight boxes of the labels, no detector, nothing retried. Per-face mean distance over the distance of the outer eye
+Tight boxes of the labels, no detector. Per-face mean distance over the distance of the outer eye
 corners, all points and those without the jaw (nme51), then the mean over faces; AUC and FR at 0.08. Ratio: to the NME
 of the same model and stage on the plain faces. Real: subsets by labels and pixels, quarters unless said otherwise:
 turned (largest |yaw|), rolled (|roll| >= 15 degrees), mouth open (inner lips over the eye distance), dark and low
@@ -696,7 +695,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told += ranks
     if args.json:
         digests = np.array(faces.digests())[shown.chosen]
-        result["command"] = _command(given, args.models)
+        result["command"] = record.command_line(given, "python -m benchmarks.hard")
         result["settings"] = {"threads": args.threads, "boxes": "truth", "norm": _NORM, "threshold": _THRESHOLD}
         result["models"] = [
             {"name": model.label, "sha256": hashlib.sha256(model.pipe.path.read_bytes()).hexdigest()}
@@ -711,12 +710,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         record.write(args.json, result | {"rows": rows, "uncertainty": told})
     return 0
-
-
-def _command(given: Sequence[str], models: str) -> str:
-    """The command line; folders of this machine are taken out of each model of the list too."""
-    told = ",".join(shlex.split(record.command_line([name.strip()], ""))[0] for name in models.split(","))
-    return record.command_line([told if word == models else word for word in given], "python -m benchmarks.hard")
 
 
 if __name__ == "__main__":

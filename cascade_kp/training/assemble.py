@@ -10,6 +10,7 @@ import torch
 
 from cascade_kp import __version__, geometry
 from cascade_kp.config import JitterConfig, from_dict, to_dict
+from cascade_kp.errors import ModelError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.training.loop import averaged
 from cascade_kp.training.parts import face_units
@@ -103,7 +104,10 @@ def weights_in(out: Path, start: Cascade | None, recipe: Recipe) -> Callable[[st
     def weights(name: str) -> dict[str, Tensor]:
         if start is None or name not in taken:
             return averaged(out / f"{name}.pt")
-        return network_weights(start, name) or {}
+        found = network_weights(start, name)
+        if found is None:  # what is taken is there: see taken_from
+            raise ModelError(f"start: expected a model with a network {name!r}, got none")
+        return found
 
     return weights
 
