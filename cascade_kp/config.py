@@ -118,6 +118,8 @@ class CascadeConfig:
         passes: how often stage one runs; after the first time on the box and roll of its own last answer.
         first: the network of every pass but the last, which only has to find where the face lies and whether it is one;
             None takes ``coarse``. Needs two passes.
+        look_again: after the last pass, a face that turns out to lie amiss in its crop, by more than this (the farthest
+            corner of the crop from where it should be, in sides of the crop), is seen once more, upright; 0 never does.
         both_ways: the last pass, and the specialists of regions that are their own mirror image, also see their crops
             mirrored, and the two answers are averaged: twice the time.
         regions: the specialists by region name, possibly none.
@@ -133,6 +135,7 @@ class CascadeConfig:
     margin: float = 1.3
     passes: int = 1
     first: NetConfig | None = None
+    look_again: float = 0.0
     both_ways: bool = False
     regions: dict[str, RegionConfig] = field(default_factory=dict)
     boxes: NetConfig | None = None
@@ -145,6 +148,7 @@ class CascadeConfig:
         check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
         check(1 <= self.passes <= 4, "passes", "1 to 4", self.passes)
         check(self.first is None or self.passes > 1, "passes", "at least 2 with a [first] network", self.passes)
+        check(self.look_again >= 0.0, "look_again", "at least 0", self.look_again)
         check(self.region_boxes in ("points", "boxes"), "region_boxes", "'points' or 'boxes'", self.region_boxes)
         check(
             self.boxes is not None or self.region_boxes == "points",

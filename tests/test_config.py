@@ -38,6 +38,7 @@ CASCADE = CascadeConfig(
     margin=1.4,
     passes=2,
     first=NetConfig(input_px=64),
+    look_again=0.2,
     both_ways=True,
     regions={"right_eye": RegionConfig(net=NetConfig()), "left_eye": REGION},
     boxes=NetConfig(head="direct"),

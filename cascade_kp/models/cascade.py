@@ -28,7 +28,9 @@ __all__ = ["Cascade", "CascadeOutput", "RegionBoxes", "Specialist", "Stage", "St
 # Angles at which a face is sought of which the first pass is not sure.
 _TURNS = 8
 # Logit of a face below which it is sought at other angles: chosen on validation faces at every angle.
-_SURE = 4.0
+_SURE = 6.0
+# How much larger or smaller than its crop a face may turn out to be: an answer beyond is not to be trusted.
+_ABSURD = 2.0
 
 Stage = Literal["coarse", "regions"]
 RegionBoxes = Literal["points", "boxes"]
@@ -88,6 +90,7 @@ class StageOne(nn.Module):
         keypoints = len(scheme)
         self.margin = config.margin
         self.passes = config.passes
+        self.look_again = config.look_again
         self.both_ways = config.both_ways
         self.net = KeypointNet(config.coarse, keypoints, face_score=config.first is None)
         self.first = KeypointNet(config.first, keypoints, face_score=True) if config.first is not None else None
@@ -146,6 +149,8 @@ class StageOne(nn.Module):
             size = net.config.input_px
             frames = self.frames_of_points(points, size)
             prediction = self._say(net, geometry.sample(images, frames, size), last=left == 1)
+        if self.look_again:
+            frames, prediction = self._reframed(images, frames, prediction)
         return frames, prediction._replace(face=judged)
 
     def _say(self, net: KeypointNet, crops: Tensor, *, last: bool) -> Prediction:
@@ -169,9 +174,31 @@ class StageOne(nn.Module):
             better = other.face > best[3]
             found = (crops, other.points, other.log_sigma, other.face)
             best = [torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, best, strict=True)]
-        every = (frames, said.points, said.log_sigma, said.face)
-        frames, points, log_sigma, face = (a.index_copy(0, lost, b) for a, b in zip(every, best, strict=True))
-        return frames, Prediction(points, log_sigma, face)
+        return _replaced(frames, said, lost, best[0], Prediction(*best[1:]))
+
+    def _reframed(self, images: Tensor, frames: Tensor, said: Prediction) -> tuple[Tensor, Prediction]:
+        """Faces that turn out to lie amiss in their crop are seen once more, upright."""
+        size = self.net.config.input_px
+        upright = self.frames_of_points(geometry.apply(frames, said.points * size), size)
+        corners = frames.new_tensor([[[0, 0], [size, 0], [0, size], [size, size]]])
+        amiss = torch.linalg.vector_norm(geometry.apply(upright - frames, corners), dim=-1).amax(dim=1)
+        side, other = (torch.linalg.vector_norm(crops[:, :, 0], dim=-1) * size for crops in (frames, upright))
+        trusted = (other < _ABSURD * side) & (side < _ABSURD * other)
+        again = ((amiss > self.look_again * side) & trusted).nonzero()[:, 0]
+        if not len(again):
+            return frames, said
+        better = self._say(self.net, geometry.sample(images[again], upright[again], size), last=True)
+        return _replaced(frames, said, again, upright[again], better)
+
+
+def _replaced(
+    frames: Tensor, said: Prediction, chosen: Tensor, others: Tensor, answers: Prediction
+) -> tuple[Tensor, Prediction]:
+    """Crops and answers, those of some faces by others."""
+    before = (frames, said.points, said.log_sigma, said.face)
+    after = (others, answers.points, answers.log_sigma, answers.face)
+    crops, *rest = (a.index_copy(0, chosen, b) for a, b in zip(before, after, strict=True))
+    return crops, Prediction(*rest)
 
 
 def both_ways(net: KeypointNet, crops: Tensor, flip: list[int]) -> Prediction:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -514,6 +515,60 @@ class TestInvariance:
             after.keypoints - before.keypoints, torch.tensor([13.0, -7]).expand(3, 68, 2), **ROUNDED
         )
         torch.testing.assert_close(after.sigma, before.sigma, **ROUNDED)
+
+
+class Shape(nn.Module):
+    """In place of a network: always the mean face, turned in its crop by some angle and as large as it is told."""
+
+    def __init__(self, net, degrees, share):
+        super().__init__()
+        self.config = net.config
+        turn = geometry.square_frames(torch.tensor([[0.5, 0.5]]), torch.ones(1), torch.tensor([math.radians(degrees)]), 1)
+        shape = torch.from_numpy(mean_face()).float()[None]
+        box = geometry.tight_box(shape)[0]
+        centred = (shape - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2]).max() * share + 0.5
+        self.points = geometry.apply(turn, centred)
+        self.looks = 0
+
+    def forward(self, crops):
+        self.looks += len(crops)
+        points = self.points.expand(len(crops), -1, -1)
+        return Prediction(points, points[..., 0].log(), torch.full((len(crops),), 9.0))
+
+
+class TestLookAgain:
+    """The mean face fills 1 / 1.3 of a crop whose box is tight."""
+
+    def seen(self, degrees, share, **fields):
+        cascade = make(dataclasses.replace(PLAIN, look_again=0.12, **fields))
+        cascade.coarse.reference.copy_(torch.from_numpy(mean_face()).float())
+        net = cascade.coarse.net = Shape(cascade.coarse.net, degrees, share)
+        images, boxes, _ = faces()
+        return cascade, cascade.stages(images, boxes, regions=False), net.looks, boxes
+
+    @pytest.mark.parametrize(
+        ("degrees", "share", "looks"),
+        [(0.0, 1 / 1.3, 3), (5.0, 1 / 1.3, 3), (20.0, 1 / 1.3, 6), (-90.0, 1 / 1.3, 6), (0.0, 0.6, 6), (0.0, 0.3, 3)],
+    )
+    def test_faces_that_lie_amiss_are_seen_once_more(self, degrees, share, looks):
+        _, _, got, _ = self.seen(degrees, share)
+        assert got == looks
+
+    def test_upright_round_the_first_answer(self):
+        cascade, said, looks, boxes = self.seen(30.0, 0.7)
+        first = cascade.coarse.frames(boxes, torch.zeros(3))
+        points = geometry.apply(first, cascade.coarse.net.points.expand(3, -1, -1) * 48)
+        assert looks == 6
+        torch.testing.assert_close(said.frames, cascade.coarse.frames_of_points(points), **NEAR)
+        torch.testing.assert_close(geometry.frame_angle(said.frames), torch.full((3,), math.radians(30.0)), **NEAR)
+
+    def test_never_unless_asked(self):
+        assert self.seen(30.0, 0.7)[2] == 6
+        cascade = make(PLAIN)
+        net = cascade.coarse.net = Shape(cascade.coarse.net, 30.0, 0.7)
+        images, boxes, _ = faces()
+        cascade.stages(images, boxes, regions=False)
+        assert net.looks == 3
 
 
 class Likes(nn.Module):
