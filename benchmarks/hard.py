@@ -1,9 +1,9 @@
 """How models hold on hard faces: ``python -m benchmarks.hard MODEL[,MODEL...] FOLDER... [--split LIST] [--json PATH]``.
 
 Every model gets the same faces and the tight boxes of their labels; no detector takes part, and a turned face is shown
-as it lies: what a model makes of that, such as looking at other turns, is its own. NME is per face over the distance of the outer eye corners, of all points and of
-those without the jaw, then the mean over the faces; AUC and FR are at 0.08, of all points. `ratio` is to the NME of the
-model's own stage on all faces as they are (the row `plain`).
+as it lies: what a model makes of that, such as looking at other turns, is its own. NME is per face over the distance of
+the outer eye corners, of all points and of those without the jaw, then the mean over the faces; AUC and FR are at 0.08,
+of all points. `ratio` is to the NME of the model's own stage on all faces as they are (the row `plain`).
 
 real: faces that are hard by nature, chosen by labels and pixels, never by what a model made of them. `turned` is the
 quarter of the largest |yaw|, `rolled` those of a roll of 15 degrees and more, `mouth open` the quarter of the largest

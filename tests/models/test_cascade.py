@@ -523,7 +523,9 @@ class Shape(nn.Module):
     def __init__(self, net, degrees, share):
         super().__init__()
         self.config = net.config
-        turn = geometry.square_frames(torch.tensor([[0.5, 0.5]]), torch.ones(1), torch.tensor([math.radians(degrees)]), 1)
+        turn = geometry.square_frames(
+            torch.tensor([[0.5, 0.5]]), torch.ones(1), torch.tensor([math.radians(degrees)]), 1
+        )
         shape = torch.from_numpy(mean_face()).float()[None]
         box = geometry.tight_box(shape)[0]
         centred = (shape - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2]).max() * share + 0.5
