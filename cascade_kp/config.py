@@ -122,6 +122,8 @@ class CascadeConfig:
             corner of the crop from where it should be, in sides of the crop), is seen once more, upright; 0 never does.
         both_ways: the last pass, and the specialists of regions that are their own mirror image, also see their crops
             mirrored, and the two answers are averaged: twice the time.
+        views: how often the last pass and the specialists see each crop, each time moved a little; their answers are
+            averaged. 1, 3 or 5, which takes these networks as many times the time.
         regions: the specialists by region name, possibly none.
         boxes: a network that predicts only the box of each region in ``regions``, in their order; optional.
         region_boxes: where the regions are cropped: round stage one's ``points`` or in the ``boxes`` network's boxes.
@@ -137,6 +139,7 @@ class CascadeConfig:
     first: NetConfig | None = None
     look_again: float = 0.0
     both_ways: bool = False
+    views: int = 1
     regions: dict[str, RegionConfig] = field(default_factory=dict)
     boxes: NetConfig | None = None
     region_boxes: Literal["points", "boxes"] = "points"
@@ -149,6 +152,7 @@ class CascadeConfig:
         check(1 <= self.passes <= 4, "passes", "1 to 4", self.passes)
         check(self.first is None or self.passes > 1, "passes", "at least 2 with a [first] network", self.passes)
         check(self.look_again >= 0.0, "look_again", "at least 0", self.look_again)
+        check(self.views in (1, 3, 5), "views", "1, 3 or 5", self.views)
         check(self.region_boxes in ("points", "boxes"), "region_boxes", "'points' or 'boxes'", self.region_boxes)
         check(
             self.boxes is not None or self.region_boxes == "points",

@@ -40,6 +40,7 @@ CASCADE = CascadeConfig(
     first=NetConfig(input_px=64),
     look_again=0.2,
     both_ways=True,
+    views=3,
     regions={"right_eye": RegionConfig(net=NetConfig()), "left_eye": REGION},
     boxes=NetConfig(head="direct"),
     region_boxes="boxes",

@@ -31,6 +31,9 @@ _TURNS = 8
 _SURE = 6.0
 # How much larger or smaller than its crop a face may turn out to be: an answer beyond is not to be trusted.
 _ABSURD = 2.0
+# Where further views of a crop lie, in sides of the crop. Opposite ones come in pairs: the views' middle is the crop.
+_STEP = 0.02
+_VIEWS = ((0.0, 0.0), (_STEP, _STEP), (-_STEP, -_STEP), (_STEP, -_STEP), (-_STEP, _STEP))
 
 Stage = Literal["coarse", "regions"]
 RegionBoxes = Literal["points", "boxes"]
@@ -92,6 +95,7 @@ class StageOne(nn.Module):
         self.passes = config.passes
         self.look_again = config.look_again
         self.both_ways = config.both_ways
+        self.views = config.views
         self.net = KeypointNet(config.coarse, keypoints, face_score=config.first is None)
         self.first = KeypointNet(config.first, keypoints, face_score=True) if config.first is not None else None
         self.register_buffer("reference", torch.zeros(keypoints, 2))
@@ -140,24 +144,23 @@ class StageOne(nn.Module):
         net = self.net if self.first is None else self.first
         size = net.config.input_px
         frames = self.frames(boxes, angles, size)
-        prediction = self._say(net, geometry.sample(images, frames, size), last=self.passes == 1)
+        prediction = self._look(net, images, frames, last=self.passes == 1)
         frames, prediction = self._sought(net, images, boxes, angles, frames, prediction)
         judged = prediction.face
         for left in range(self.passes - 1, 0, -1):
             points = geometry.apply(frames, prediction.points * net.config.input_px)
             net = net if left > 1 else self.net
-            size = net.config.input_px
-            frames = self.frames_of_points(points, size)
-            prediction = self._say(net, geometry.sample(images, frames, size), last=left == 1)
+            frames = self.frames_of_points(points, net.config.input_px)
+            prediction = self._look(net, images, frames, last=left == 1)
         if self.look_again:
             frames, prediction = self._reframed(images, frames, prediction)
         return frames, prediction._replace(face=judged)
 
-    def _say(self, net: KeypointNet, crops: Tensor, *, last: bool) -> Prediction:
-        if last and self.both_ways:
-            return both_ways(net, crops, self._flip)
-        prediction: Prediction = net(crops)
-        return prediction
+    def _look(self, net: KeypointNet, images: Tensor, frames: Tensor, *, last: bool) -> Prediction:
+        """What a network says of (N, 2, 3) crops; in the last pass it may look several times."""
+        size = net.config.input_px
+        seen = geometry.sample(images, view_frames(frames, size, self.views if last else 1), size)
+        return asked(net, seen, self._flip if last and self.both_ways else None)
 
     def _sought(
         self, net: KeypointNet, images: Tensor, boxes: Tensor, angles: Tensor, frames: Tensor, said: Prediction
@@ -170,7 +173,7 @@ class StageOne(nn.Module):
         best = [frames[lost], said.points[lost], said.log_sigma[lost], said.face[lost]]
         for turn in range(1, _TURNS):
             crops = self.frames(boxes[lost], angles[lost] + turn * (2 * math.pi / _TURNS), size)
-            other = self._say(net, geometry.sample(images[lost], crops, size), last=self.passes == 1)
+            other = self._look(net, images[lost], crops, last=self.passes == 1)
             better = other.face > best[3]
             found = (crops, other.points, other.log_sigma, other.face)
             best = [torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, best, strict=True)]
@@ -187,7 +190,7 @@ class StageOne(nn.Module):
         again = ((amiss > self.look_again * side) & trusted).nonzero()[:, 0]
         if not len(again):
             return frames, said
-        better = self._say(self.net, geometry.sample(images[again], upright[again], size), last=True)
+        better = self._look(self.net, images[again], upright[again], last=True)
         return _replaced(frames, said, again, upright[again], better)
 
 
@@ -217,6 +220,37 @@ def both_ways(net: KeypointNet, crops: Tensor, flip: list[int]) -> Prediction:
     points = (plain.points + geometry.mirror_points(mirrored.points, 1.0, flip)) / 2
     log_sigma = (plain.log_sigma + mirrored.log_sigma[:, flip]) / 2
     return Prediction(points, log_sigma, (plain.face + mirrored.face) / 2)
+
+
+def view_frames(frames: Tensor, size: int, views: int) -> Tensor:
+    """Crops of which a network sees several views: (..., 2, 3) crop px -> source px become (..., views, 2, 3)."""
+    several = frames.unsqueeze(-3)
+    if views == 1:
+        return several
+    moved = frames.new_tensor(_VIEWS[:views]) * size
+    shift = several[..., 2] + (several[..., :2] * moved[:, None]).sum(dim=-1)
+    return torch.cat([several[..., :2].expand(*shift.shape, 2), shift[..., None]], dim=-1)
+
+
+def asked(net: KeypointNet, seen: Tensor, flip: list[int] | None) -> Prediction:
+    """A network's answer about crops of which it sees some views, and perhaps their mirror images: the mean.
+
+    Args:
+        net: the network.
+        seen: (N, views, 3, s, s) float RGB in [0, 255], as :func:`view_frames` places them.
+        flip: as of :func:`both_ways`; None does not ask about mirror images.
+
+    Returns:
+        A prediction in units of the crop that all views are of; the distances as their geometric mean.
+    """
+    crops = seen.flatten(0, 1)
+    said: Prediction = net(crops) if flip is None else both_ways(net, crops, flip)
+    views = seen.shape[1]
+    if views == 1:
+        return said
+    points, log_sigma, face = (value.unflatten(0, (-1, views)) for value in said[:3])
+    moved = points.new_tensor(_VIEWS[:views])[:, None]
+    return Prediction((points + moved).mean(dim=1), log_sigma.mean(dim=1), face.mean(dim=1))
 
 
 def region_frames(stage_one: Tensor, boxes: Tensor, regions: Sequence[RegionConfig]) -> Tensor:
@@ -448,9 +482,10 @@ class Cascade(nn.Module):
         for size in dict.fromkeys(config.net.input_px for config in configs.values()):
             chosen = [i for i, config in enumerate(configs.values()) if config.net.input_px == size]
             taken = crops if len(chosen) == len(configs) else crops[:, chosen]
-            seen = geometry.sample(images, taken * crops.new_tensor([1 / size, 1 / size, 1.0]), size)
+            views = view_frames(taken * crops.new_tensor([1 / size, 1 / size, 1.0]), size, self.config.views)
+            seen = geometry.sample(images, views.flatten(1, 2), size).unflatten(1, views.shape[1:3])
             for place, name in enumerate(name for name, config in configs.items() if config.net.input_px == size):
-                said[name] = self._said(name, seen[:, place])
+                said[name] = asked(self.specialist(name).net, seen[:, place], self._mirror.get(name))
         # All regions' points at once: on a CPU, a small operation costs its call, however little there is to do.
         where = self._places(images.device)
         points = torch.cat([said[name].points for name in configs], dim=1)[:, where.said_at]
@@ -461,11 +496,6 @@ class Cascade(nn.Module):
         counts = [len(self._members[name]) for name in configs]
         split = (dict(zip(configs, all_of.split(counts, dim=1), strict=True)) for all_of in (points, sigma))
         return next(split), next(split)
-
-    def _said(self, name: str, seen: Tensor) -> Prediction:
-        """A specialist on its (N, 3, s, s) crops, in crop units."""
-        net = self.specialist(name).net
-        return both_ways(net, seen, self._mirror[name]) if name in self._mirror else net(seen)
 
     @staticmethod
     def _to_canvas(frames: Tensor, prediction: Prediction, size: int) -> tuple[Tensor, Tensor]:
