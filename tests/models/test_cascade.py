@@ -11,7 +11,7 @@ from cascade_kp import geometry
 from cascade_kp.config import CascadeConfig, NetConfig, RegionConfig, TrunkConfig
 from cascade_kp.data.synthetic import mean_face
 from cascade_kp.errors import ConfigError, InputError
-from cascade_kp.models.cascade import Cascade, _Where
+from cascade_kp.models.cascade import Cascade, _Where, both_ways
 from cascade_kp.models.heads import Prediction
 from cascade_kp.schemes import load_scheme
 
@@ -33,6 +33,7 @@ IN_BOXES = dataclasses.replace(POINTS, boxes=BOXES, region_boxes="boxes")
 FIRST = NetConfig(input_px=32, trunk=TrunkConfig(width=8, stages=2), head_width=4, head_stride=4)
 WITH_FIRST = dataclasses.replace(POINTS, first=FIRST, passes=2)
 BOTH_WAYS = dataclasses.replace(POINTS, both_ways=True)
+VIEWS = dataclasses.replace(POINTS, views=3)
 SIZES = dataclasses.replace(
     POINTS,
     regions={
@@ -356,11 +357,51 @@ class TestBothWays:
         assert list(make(BOTH_WAYS).state_dict()) == list(make().state_dict())
 
 
+class TestViews:
+    @pytest.mark.parametrize("views", [3, 5])
+    @pytest.mark.parametrize("both", [False, True])
+    def test_are_the_mean_of_crops_that_are_moved(self, views, both):
+        images, boxes, _ = faces()
+        angles, moves = torch.tensor([0.0, 0.4, -0.3]), [(0, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
+        cascade = make(dataclasses.replace(VIEWS, views=views, both_ways=both))
+        plain, side = cascade.coarse.frames(boxes, angles), (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * 1.3
+        points = []
+        for x, y in moves[:views]:
+            along, down = plain[:, :, 0] * 48, plain[:, :, 1] * 48  # the crop's sides, canvas px
+            centre = geometry.apply(plain, torch.full((3, 1, 2), 24.0))[:, 0] + 0.02 * (x * along + y * down)
+            frames = geometry.square_frames(centre, side, angles, 48)
+            crops = geometry.sample(images, frames, 48)
+            net, flip = cascade.coarse.net, list(SCHEME.flip)
+            answer = both_ways(net, crops, flip) if both else net(crops)
+            points.append(geometry.apply(frames, answer.points * 48))
+        said = cascade.stages(images, boxes, angles)
+        torch.testing.assert_close(said.coarse, torch.stack(points).mean(dim=0), **ROUNDED)
+        torch.testing.assert_close(said.frames, plain)
+
+    def test_all_networks_but_the_first_see_them(self):
+        cascade = make(dataclasses.replace(VIEWS, first=FIRST, passes=2))
+        looks = {}
+
+        def counted(name):
+            def hook(_net, seen, _said):
+                looks[name] = looks.get(name, 0) + len(seen[0])
+
+            return hook
+
+        for name in ("first", "net"):
+            getattr(cascade.coarse, name).register_forward_hook(counted(name))
+        for name in REGIONS:
+            cascade.specialist(name).net.register_forward_hook(counted(name))
+        run(cascade, *faces()[:2])
+        assert looks == {"first": 3, "net": 9, "right_eye": 9, "left_eye": 9, "nose": 9, "mouth": 9}
+
+
 class TestRegions:
     @pytest.mark.parametrize("both", [False, True], ids=["", "both ways"])
-    def test_of_any_size_and_margin_are_as_each_alone(self, both):
+    @pytest.mark.parametrize("views", [1, 3])
+    def test_of_any_size_and_margin_are_as_each_alone(self, views, both):
         images, boxes, _ = faces()
-        cascade = make(dataclasses.replace(SIZES, both_ways=both)).double()
+        cascade = make(dataclasses.replace(SIZES, both_ways=both, views=views)).double()
         images, angles = images.double(), torch.tensor([0.0, 0.3, -0.5]).double()
         said = cascade.stages(images, boxes.double(), angles)
         for i, (name, region) in enumerate(SIZES.regions.items()):
@@ -370,15 +411,17 @@ class TestRegions:
             side = (box[:, 2:] - box[:, :2]).amax(dim=1) * scale * region.margin
             frames = geometry.square_frames(centre, side, geometry.frame_angle(said.frames), size)
             frames = geometry.flip_frames(frames, size) if region.mirror else frames
-            net, crops = cascade.specialist(name).net, geometry.sample(images, frames, size)
             partner, order = SCHEME.flip_region(name)
-            answer = net(crops)
-            points, log_sigma = answer.points, answer.log_sigma
-            if both and partner == name:
-                other = net(crops.flip(-1))
-                points = (points + geometry.mirror_points(other.points, 1.0, order)) / 2
-                log_sigma = (log_sigma + other.log_sigma[:, list(order)]) / 2
-            points, sigma = geometry.apply(frames, points * size), log_sigma.exp() * side[:, None]
+            views_points, views_sigma = [], []
+            for move in (0.0, 0.02, -0.02)[:views]:
+                view = frames.clone()
+                view[:, :, 2] += frames[:, :, :2].sum(dim=2) * move * size
+                net, crops = cascade.specialist(name).net, geometry.sample(images, view, size)
+                answer = both_ways(net, crops, list(order)) if both and partner == name else net(crops)
+                views_points.append(geometry.apply(view, answer.points * size))
+                views_sigma.append(answer.log_sigma)
+            points = torch.stack(views_points).mean(dim=0)
+            sigma = torch.stack(views_sigma).mean(dim=0).exp() * side[:, None]
             if region.mirror:
                 order = list(SCHEME.flip_region(partner)[1])
                 points, sigma = points[:, order], sigma[:, order]
@@ -485,8 +528,8 @@ class TestFusion:
 
 @pytest.mark.parametrize(
     "config",
-    [POINTS, IN_BOXES, dataclasses.replace(POINTS, passes=2), WITH_FIRST, BOTH_WAYS, SIZES],
-    ids=["", "boxes", "passes", "first", "both ways", "sizes"],
+    [POINTS, IN_BOXES, dataclasses.replace(POINTS, passes=2), WITH_FIRST, BOTH_WAYS, VIEWS, SIZES],
+    ids=["", "boxes", "passes", "first", "both ways", "views", "sizes"],
 )
 class TestInvariance:
     def test_a_face_alone_is_the_face_in_a_batch(self, config):
