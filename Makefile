@@ -14,7 +14,6 @@ CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THR
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format wheel reproduce clean distclean
-.SECONDARY:
 
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
@@ -65,14 +64,7 @@ wheel: $(VENV)/.stamp
 reproduce: $(VENV)/.stamp
 	@test -n '$(MODEL)' || { echo 'Which model? make reproduce MODEL=ibug68 DATA=/path/to/the/data' >&2; exit 1; }
 	@test -d '$(DATA)' || { echo 'There is no folder "$(DATA)"; say where the data sets are (datasets/README.md): DATA=/path' >&2; exit 1; }
-	@$(MAKE) --no-print-directory 'runs/$(MODEL)/$(MODEL).safetensors'
-
-# What a recipe learns from, and does not ship with the package, is trained before it.
-runs/ibug68-accurate/ibug68-accurate.safetensors runs/ibug68/ibug68.safetensors runs/ibug68-fast/ibug68-fast.safetensors: \
-    runs/ibug68-base/ibug68-base.safetensors
-
-runs/%.safetensors: | $(VENV)/.stamp
-	$(BIN)/cascade-kp train '$(notdir $*)' --data '$(DATA)' --out '$(@D)' $(ARGS)
+	$(BIN)/cascade-kp train '$(MODEL)' --data '$(DATA)' --out 'runs/$(MODEL)' $(ARGS)
 
 clean:
 	rm -rf build dist demo *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -9,7 +9,8 @@ weights had. So the rows tell which way an ingredient works, early on, and not w
 that of the averaged weights on the validation faces, crops placed by the recipe's own jitter, always the same ones.
 Milliseconds are of that network alone on one crop in ONNX Runtime, one thread, all networks in turn.
 
-A run that is done is kept in --work; the same command goes on where it was stopped, and --rows adds to what is there.
+A run that is done is kept in --work, in a folder of its recipe; the same command goes on where it was stopped, and
+--rows adds to what is there.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def main() -> None:
     result = record.envelope("ablation", _PROTOCOL)
     result["settings"] = {"recipe": args.recipe, "faces": args.faces, "seeds": args.seeds}
     base = load_recipe(args.recipe)
+    args.work /= args.recipe  # another recipe, other runs
+    args.work.mkdir(parents=True, exist_ok=True)
     kept = args.work / "done.json"
     done: dict[str, dict[str, float]] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     # The validation faces are those of every row: no row changes which they are or how they are cut out.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,6 +25,11 @@ from cascade_kp.training.assemble import crop_errors, stage_one_jitter, validati
 from cascade_kp.training.parts import Pool
 from cascade_kp.weights import load_model
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cascade_kp.weights import ModelInfo
+
 _PROTOCOL = """
 Mean inter-ocular NME by box source (truth: tight boxes of the labels; jitter: these moved as in training) and mode:
 coarse (stage one alone), points (regions cropped round its points), boxes (in the box network's boxes), oracle (round
@@ -32,29 +38,40 @@ sides of the true crop, scale of the logarithm of the side.
 """
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="an embedded model's name, or a model file")
-    parser.add_argument("folders", type=Path, nargs="+", help="folders of labelled faces")
-    parser.add_argument("--only", type=Path, help="a split list; its names end with the faces' paths")
-    parser.add_argument("--threads", type=int, default=2)
-    record.add_json_option(parser)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    result = record.envelope("modes", _PROTOCOL)
-    cascade, info = load_model(args.model)
-    parts = [read_300w(folder, scheme=info.scheme) for folder in args.folders]
-    if args.only is not None:
-        names = tuple(read_split(args.only))
+def labelled(folders: list[Path], only: Path | None, info: ModelInfo, reference: Tensor, scratch: Path) -> Pool:
+    """Faces as a model sees them: those of some folders, or of these the ones of a split list."""
+    parts = [read_300w(folder, scheme=info.scheme) for folder in folders]
+    if only is not None:
+        names = tuple(read_split(only))
         parts = [
             part.select([i for i, p in enumerate(part.paths) if str(Path(p).with_suffix("")).endswith(names)])
             for part in parts
         ]
+    crops = build_cache(parts, scratch, info.config.working_face_px, info.config.working_context)
+    return Pool.of(crops, reference)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What a command asks for that shows faces to a model."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="an embedded model's name, or a model file")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of labelled faces")
+    parser.add_argument("--only", type=Path, help="a split list; its names end with the faces' paths")
+    record.add_json_option(parser)
+    return parser
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = arguments(__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    result = record.envelope("modes", _PROTOCOL)
+    cascade, info = load_model(args.model)
     jitter = stage_one_jitter(info)
     with tempfile.TemporaryDirectory() as scratch:
-        crops = build_cache(parts, Path(scratch), info.config.working_face_px, info.config.working_context)
-        pool = Pool.of(crops, cascade.coarse.reference)
+        pool = labelled(args.folders, args.only, info, cascade.coarse.reference, Path(scratch))
         print(f"{info.name} on {len(pool)} faces of {', '.join(map(str, args.folders))}")
         table, crops_off = validation_table(cascade, pool, jitter), crop_errors(cascade, pool, jitter)
         print(percent(table))

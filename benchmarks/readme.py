@@ -264,7 +264,50 @@ def _faces(results: Results) -> str:
     )
 
 
-MODELS = ("ibug68-fast", "ibug68")
+def _ablation(results: Results) -> str:
+    result = results["ablation"]
+    first = result["rows"][0]
+    rows = [
+        [
+            row["row"],
+            percent(row["nme68"], 2),
+            f"{percent(row['nme68'] / first['nme68'] - 1, 1, '+')} %",
+            percent(row["nme51"], 2),
+            percent(row["nme_jaw"], 2),
+            " ".join(percent(value, 2) for value in row["by_seed"]),
+            f"{row['ms']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["one change", "NME 68", "against the recipe", "51", "jaw", "by seed", "ms"]
+    faces, seeds = result["settings"]["faces"], counted(len(result["settings"]["seeds"]), "seed")
+    text = (
+        f"`{shown(result['command'])}` prints this: stage one's network of `{result['settings']['recipe']}`, {faces:,} "
+        f"drawn faces a run, {seeds}, validation faces; ms of that network alone, one thread."
+    )
+    return "\n\n".join([table(head, rows), paragraph(text)])
+
+
+def _looks(results: Results) -> str:
+    result = results["looks"]
+    rows = [
+        [
+            row["row"],
+            *(percent(row["nme"][key], 2) for key in ("truth coarse", "truth points", "jitter points")),
+            ms(row["ms"]),
+        ]
+        for row in result["rows"]
+    ]
+    head = ["a crop is seen", "stage one alone", "with regions", "in moved boxes", "ms"]
+    settings = result["settings"]
+    text = (
+        f"`{shown(result['command'])}` prints this: NME in % of `{settings['model']}`'s weights on {settings['faces']} "
+        "validation faces; ms for a face of 288 px, one thread."
+    )
+    return "\n\n".join([table(head, rows), paragraph(text)])
+
+
+MODELS = ("ibug68-fast", "ibug68", "ibug68-accurate")
 
 
 def _models(results: Results) -> str:
@@ -523,6 +566,7 @@ def _note(result: Result, mark: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
+    "ablation": _ablation,
     "accuracy": _accuracy,
     "augment": _augment,
     "breakdown": _breakdown,
@@ -533,6 +577,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "hard": _hard,
     "jaw": _jaw,
     "latency": _latency,
+    "looks": _looks,
     "models": _models,
     "modes": _modes,
     "results": _results,

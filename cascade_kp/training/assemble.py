@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from cascade_kp.errors import ModelError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.training.loop import averaged
 from cascade_kp.training.parts import face_units
-from cascade_kp.weights import ModelInfo
+from cascade_kp.weights import ModelInfo, model_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,10 @@ def describe(
         done["done"] = f"trained from scratch, but for {taken}, taken from {other.name}"
         done["from"] = {"name": other.name, "recipe": other.recipe, "data": other.data, "licence": other.licence}
         before = other.history
+    parts = (recipe.first, recipe.coarse, recipe.boxes, *recipe.regions.values())
+    used = {recipe.data.teacher, *(part.warm_start for part in parts)} - {""}
+    if used:  # a teacher, or weights to start from
+        done["learnt_from"] = {name: hashlib.sha256(model_path(name).read_bytes()).hexdigest() for name in sorted(used)}
     sets = {"train": faces.train, "extra": faces.extra, "validation": faces.validation}
     return ModelInfo(
         name=recipe.name,

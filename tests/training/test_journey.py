@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -35,7 +36,7 @@ from cascade_kp.training.loop import averaged
 from cascade_kp.training.parts import mean_shape, parts_of, reference_shape
 from cascade_kp.training.recipe import DataConfig, Recipe
 from cascade_kp.training.teach import Teacher
-from cascade_kp.weights import ModelInfo, load_model, save_model, stored_tensors
+from cascade_kp.weights import ModelInfo, load_model, model_path, save_model, stored_tensors
 
 JITTER = RECIPE.coarse.jitter
 
@@ -370,6 +371,18 @@ class TestTeacher:
     def test_no_such_model(self):
         with pytest.raises(ModelError, match=r"model: expected an embedded model .*, got 'nobody'"):
             Teacher("nobody", SCHEME)
+
+
+class TestDescribe:
+    def test_models_that_were_learnt_from_are_named_with_their_content(self, cascade, faces, trained):
+        other = trained[1].path
+        recipe = dataclasses.replace(
+            with_data(teacher=str(other)), coarse=dataclasses.replace(RECIPE.coarse, warm_start="ibug68")
+        )
+        (done,) = module.describe(cascade, recipe, faces, {}).history
+        expected = {name: hashlib.sha256(model_path(name).read_bytes()).hexdigest() for name in (str(other), "ibug68")}
+        assert done["learnt_from"] == expected
+        assert "learnt_from" not in module.describe(cascade, RECIPE, faces, {}).history[0]
 
 
 class TestAssemble:
