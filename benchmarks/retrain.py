@@ -6,7 +6,7 @@ DATA holds 300-W as the data card says. Every region is trained from random weig
 validation faces of datasets/300w/validation.txt, by the default recipe of `cascade-kp retrain`, one after the other.
 The time is that of the whole command: reading, caching, training, calibration, both reports. The error is the region's
 mean inter-ocular NME on the 213 validation faces (true boxes, regions cropped round stage one's points, both stages
-fused): of the model as it ships, whose full training took 3,500 to 5,000 steps and further data, and of the new one.
+fused): of the model as it ships, whose full training took 6,000 to 10,000 steps, and of the new one.
 """
 
 from __future__ import annotations
