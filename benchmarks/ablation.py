@@ -1,7 +1,7 @@
 """What each ingredient of a recipe is worth: short trainings that differ in one setting from the recipe.
 
     python -m benchmarks.ablation DATA [--recipe ibug68] [--rows NAME ...] [--seeds 0 1] [--faces 9600]
-                                  [--work runs/ablation] [--json PATH]
+                                  [--work runs/ablation] [--report] [--json PATH]
 
 DATA holds 300-W as the data card says. Stage one's network (the recipe's ``coarse``) is trained from random weights on
 the same number of drawn faces in every row, with the whole schedule in that time: a small share of what the shipped
@@ -10,7 +10,7 @@ that of the averaged weights on the validation faces, crops placed by the recipe
 Milliseconds are of that network alone on one crop in ONNX Runtime, one thread, all networks in turn.
 
 A run that is done is kept in --work, in a folder of its recipe; the same command goes on where it was stopped, and
---rows adds to what is there.
+--rows adds to what is there. With --report nothing more is trained: every row comes with the seeds that it has.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--faces", type=int, default=9600)
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--report", action="store_true", help="train nothing more, report what is there")
     parser.add_argument("--repeat", type=int, default=60, help="calls of each network for its time")
     record.add_json_option(parser)
     args = parser.parse_args()
@@ -147,6 +148,8 @@ def main() -> None:
         for row in args.rows:
             recipe = recipe_of(args.recipe, row, seed, args.faces)
             run = f"{row}, seed {seed}, {args.faces} faces"
+            if run not in done and args.report:
+                continue
             if run not in done:
                 folder = args.work / run.replace(" ", "-").replace(",", "")
                 folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +166,9 @@ def main() -> None:
     times = milliseconds(parts, args.repeat)
     rows: list[dict[str, object]] = []
     for row in args.rows:
-        runs = [done[f"{row}, seed {seed}, {args.faces} faces"] for seed in args.seeds]
+        runs = [done[run] for seed in args.seeds if (run := f"{row}, seed {seed}, {args.faces} faces") in done]
+        if not runs:
+            continue
         means = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
         rows.append(
             {"row": row, "changes": ROWS[row], **means, "by_seed": [run["nme68"] for run in runs], "ms": times[row]}

@@ -283,7 +283,7 @@ def _ablation(results: Results) -> str:
     faces, seeds = result["settings"]["faces"], counted(len(result["settings"]["seeds"]), "seed")
     text = (
         f"`{shown(result['command'])}` prints this: stage one's network of `{result['settings']['recipe']}`, {faces:,} "
-        f"drawn faces a run, {seeds}, validation faces; ms of that network alone, one thread."
+        f"drawn faces a run, {seeds} where there was time, validation faces; ms of that network alone, one thread."
     )
     return "\n\n".join([table(head, rows), paragraph(text)])
 
@@ -496,8 +496,9 @@ def _card(name: str) -> Callable[[Results], str]:
                 shares = [percent(cell["auc@0.08"], 1), percent(cell["fr@0.08"], 1)]
                 rows.append([f"{label} ({cell['n']})", boxes, *nmes, *shares, str(cell["missed"])])
         head = ["faces", "boxes", "NME, 68 points", "51", "jaw", "AUC@0.08", "FR@0.08", "missed"]
-        command = results[f"evaluation-{name}-validation-truth"]["command"]
-        return "\n\n".join([table(head, rows), paragraph(f"First line: `{shown(command)}`.")])
+        first = results[f"evaluation-{name}-validation-truth"]
+        text = f"First line: `{shown(first['command'])}`. All of the file of SHA-256 `{first['model']['sha256']}`."
+        return "\n\n".join([table(head, rows), paragraph(text)])
 
     return block
 
