@@ -2,10 +2,10 @@
 
     python -m benchmarks.looks MODEL FOLDER... [--only LIST] [--repeat 40] [--json PATH]
 
-The same weights with other settings: `views` and `both_ways` (how often the last pass and the specialists see a crop)
-and `look_again` (a second look where the crop lay amiss). Mean NME by box source, as in benchmarks.modes; fusion is the
-model's own in every row. Milliseconds are medians for a face of 288 px whose box is given, one thread, all rows in
-turn. Read on validation faces to choose.
+The same weights with other settings: `views` and `both_ways` (how often the last pass and the specialists see a crop),
+`look_again` (a second look where the crop lay amiss) and `label_offset` (how far labels lie to one side, which is
+printed too). Mean NME by box source, as in benchmarks.modes; fusion is the model's own in every row. Milliseconds are
+medians for a face of 288 px whose box is given, one thread, all rows in turn. Read on validation faces to choose.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.latency import paired_ms, picture
 from benchmarks.modes import arguments, labelled
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.pipeline import Pipeline
-from cascade_kp.training.assemble import stage_one_jitter, validation_table
+from cascade_kp.training.assemble import label_shift, stage_one_jitter, validation_table
 from cascade_kp.weights import load_model, save_model
 
 _PROTOCOL = """
@@ -36,6 +36,7 @@ _MODES = ("coarse", "points")
 
 SETTINGS: dict[str, dict[str, object]] = {
     "one look": {"views": 1, "both_ways": False, "look_again": 0.0},
+    "one look, no label offset": {"views": 1, "both_ways": False, "look_again": 0.0, "label_offset": 0.0},
     "again where amiss (0.12)": {"views": 1, "both_ways": False, "look_again": 0.12},
     "both ways": {"views": 1, "both_ways": True, "look_again": 0.0},
     "3 views": {"views": 3, "both_ways": False, "look_again": 0.0},
@@ -63,6 +64,9 @@ def main() -> None:
             file = Path(scratch) / "variant.safetensors"
             save_model(file, cascade, dataclasses.replace(info, config=config))
             pipes[name] = Pipeline(file, backend="onnxruntime", threads=1)
+        unmoved = Cascade(dataclasses.replace(info.config, label_offset=0.0), info.scheme).eval()
+        unmoved.load_state_dict(plain.state_dict())
+        mean, error = (values.tolist() for values in label_shift(unmoved, pool))
     image, box = picture(288, 640, 480)
     times = paired_ms({name: partial(pipe, image, boxes=box[None]) for name, pipe in pipes.items()}, args.repeat)
     rows: list[dict[str, object]] = []
@@ -71,6 +75,9 @@ def main() -> None:
         took = statistics.median(times[name])
         rows.append({"row": name, "changes": SETTINGS[name], "nme": nme, "ms": took})
         print(f"{name:<26}" + "".join(f"{k:>15} {100 * v:.2f}" for k, v in nme.items()) + f"{took:9.2f} ms", flush=True)
+    x, y = (f"{m:+.4f} +- {e:.4f}" for m, e in zip(mean, error, strict=True))
+    print(f"labels lie from answers, in sides of the crop: x {x}, y {y}")
+    result["label_shift"] = {"mean": mean, "standard_error": error}
     result["settings"] = {"model": info.name, "repeat": args.repeat, "faces": len(pool)}
     if args.json:
         record.write(args.json, {**result, "rows": rows})

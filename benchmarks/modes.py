@@ -4,8 +4,9 @@
 
 Prints mean inter-ocular NME in % by box source (truth: tight boxes of the labels; jitter: these moved as in training)
 and mode: coarse (stage one alone), points (regions cropped round its points), boxes (in the box network's boxes, where
-the model has one), oracle (round the labels); then how far the regions' crops lie from the true ones. Read on
-validation faces to choose: `--only LIST` takes the faces of a split list.
+the model has one), oracle (round the labels); then how far the regions' crops lie from the true ones, and how far the
+labels lie to one side of stage one's answers (`label_offset` of a recipe). Read on validation faces to choose:
+`--only LIST` takes the faces of a split list.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks import record
 from cascade_kp.cli.train import percent
 from cascade_kp.data.cache import build_cache
 from cascade_kp.data.readers import read_300w, read_split
-from cascade_kp.training.assemble import crop_errors, stage_one_jitter, validation_table
+from cascade_kp.training.assemble import crop_errors, label_shift, stage_one_jitter, validation_table
 from cascade_kp.training.parts import Pool
 from cascade_kp.weights import load_model
 
@@ -77,7 +78,11 @@ def main() -> None:
         print(percent(table))
         for name, row in crops_off.items():
             print(f"crops of {name:<12}" + "   ".join(f"{key} {value:.3f}" for key, value in row.items()))
+        mean, error = label_shift(cascade, pool)
+        print("labels lie from stage one's answers, sides of its crop, x and y:", end=" ")
+        print(", ".join(f"{m:+.4f} +- {e:.4f}" for m, e in zip(mean.tolist(), error.tolist(), strict=True)))
         result["settings"] = {"model": info.name, "threads": args.threads, "faces": len(pool)}
+    result["label_shift"] = {"mean": mean.tolist(), "standard_error": error.tolist()}
     result["rows"] = [
         {"boxes": boxes, "mode": mode, "nme": row}
         for (boxes, mode), row in ((name.split(" ", 1), row) for name, row in table.items())

@@ -124,6 +124,9 @@ class CascadeConfig:
             mirrored, and the two answers are averaged: twice the time.
         views: how often the last pass and the specialists see each crop, each time moved a little; their answers are
             averaged. 1, 3 or 5, which takes these networks as many times the time.
+        label_offset: how far to the right of where they are seen the labels lie, in sides of stage one's crop along its
+            x; added to every answer. Training on faces and their mirror images cannot learn it; chosen on validation
+            faces.
         regions: the specialists by region name, possibly none.
         boxes: a network that predicts only the box of each region in ``regions``, in their order; optional.
         region_boxes: where the regions are cropped: round stage one's ``points`` or in the ``boxes`` network's boxes.
@@ -140,6 +143,7 @@ class CascadeConfig:
     look_again: float = 0.0
     both_ways: bool = False
     views: int = 1
+    label_offset: float = 0.0
     regions: dict[str, RegionConfig] = field(default_factory=dict)
     boxes: NetConfig | None = None
     region_boxes: Literal["points", "boxes"] = "points"
@@ -151,7 +155,8 @@ class CascadeConfig:
         check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
         check(1 <= self.passes <= 4, "passes", "1 to 4", self.passes)
         check(self.first is None or self.passes > 1, "passes", "at least 2 with a [first] network", self.passes)
-        check(self.look_again >= 0.0, "look_again", "at least 0", self.look_again)
+        check(0.0 <= self.look_again <= 1.0, "look_again", "0 to 1", self.look_again)
+        check(abs(self.label_offset) <= 0.05, "label_offset", "-0.05 to 0.05", self.label_offset)
         check(self.views in (1, 3, 5), "views", "1, 3 or 5", self.views)
         check(self.region_boxes in ("points", "boxes"), "region_boxes", "'points' or 'boxes'", self.region_boxes)
         check(

@@ -41,6 +41,7 @@ CASCADE = CascadeConfig(
     look_again=0.2,
     both_ways=True,
     views=3,
+    label_offset=0.01,
     regions={"right_eye": RegionConfig(net=NetConfig()), "left_eye": REGION},
     boxes=NetConfig(head="direct"),
     region_boxes="boxes",

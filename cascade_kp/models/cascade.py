@@ -173,11 +173,14 @@ class StageOne(nn.Module):
         best = [frames[lost], said.points[lost], said.log_sigma[lost], said.face[lost]]
         for turn in range(1, _TURNS):
             crops = self.frames(boxes[lost], angles[lost] + turn * (2 * math.pi / _TURNS), size)
-            other = self._look(net, images[lost], crops, last=self.passes == 1)
+            other = self._look(net, images[lost], crops, last=False)
             better = other.face > best[3]
             found = (crops, other.points, other.log_sigma, other.face)
             best = [torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, best, strict=True)]
-        return _replaced(frames, said, lost, best[0], Prediction(*best[1:]))
+        chosen = Prediction(*best[1:])
+        if self.passes == 1 and (self.views > 1 or self.both_ways):  # sought by single looks
+            chosen = self._look(net, images[lost], best[0], last=True)
+        return _replaced(frames, said, lost, best[0], chosen)
 
     def _reframed(self, images: Tensor, frames: Tensor, said: Prediction) -> tuple[Tensor, Prediction]:
         """Faces that turn out to lie amiss in their crop are seen once more, upright."""
@@ -433,6 +436,9 @@ class Cascade(nn.Module):
             crops = self._region_boxes(images, frames, coarse, oracle, region_boxes or self.config.region_boxes)
             if refine:
                 refined, refined_sigma = self._refine(images, frames, crops)
+        if self.config.label_offset:
+            shift = (frames[:, :, 0] * (self.config.coarse.input_px * self.config.label_offset))[:, None]
+            coarse, refined = coarse + shift, {name: points + shift for name, points in refined.items()}
         return Stages(frames, prediction.face, coarse, coarse_sigma, crops, refined, refined_sigma)
 
     def fuse(

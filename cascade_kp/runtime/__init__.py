@@ -35,12 +35,13 @@ def make_runtime(
     """
     if backend not in ("auto", "torch", "onnxruntime"):
         raise InputError(f"backend: expected 'auto', 'torch' or 'onnxruntime', got {backend!r}")
+    on_cpu = str(device).partition(":")[0] == "cpu"  # as in cpu:0
     missing = [name for name in _NEEDED if find_spec(name) is None]
-    if backend == "onnxruntime" and device != "cpu":
+    if backend == "onnxruntime" and not on_cpu:
         raise InputError(f"device: expected 'cpu' with the backend 'onnxruntime', got {device!r}")
     if backend == "onnxruntime" and missing:
         raise InputError(f"backend: 'onnxruntime' needs packages that are missing: pip install {' '.join(missing)}")
-    if backend == "torch" or device != "cpu" or missing:
+    if backend == "torch" or not on_cpu or missing:
         return TorchRuntime(cascade, device, threads)
     from cascade_kp.runtime.onnx import OnnxRuntime  # noqa: PLC0415 (an optional backend)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,11 @@ from cascade_kp.config import JitterConfig, from_dict, to_dict
 from cascade_kp.errors import ModelError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.training.loop import averaged
-from cascade_kp.training.parts import face_units
+from cascade_kp.training.parts import face_units, parts_of
 from cascade_kp.weights import ModelInfo, model_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -35,6 +35,7 @@ __all__ = [
     "crop_errors",
     "describe",
     "fit_placement",
+    "label_shift",
     "load_stage_one",
     "network_weights",
     "protocol",
@@ -145,16 +146,21 @@ def describe(
     """What the model file will say of itself; its metrics are those on the validation faces."""
     done: dict[str, Any] = {"done": "trained from scratch", "by": f"cascade_kp {__version__}, recipe {recipe.name}"}
     before: tuple[dict[str, Any], ...] = ()
+    taken: set[str] = set()
     if start is not None:
         other = start[1]
-        taken = ", ".join(sorted(taken_from(start[0], recipe)))
-        done["done"] = f"trained from scratch, but for {taken}, taken from {other.name}"
+        taken = taken_from(start[0], recipe)
+        done["done"] += f", but for {', '.join(sorted(taken))}, taken from {other.name}"
         done["from"] = {"name": other.name, "recipe": other.recipe, "data": other.data, "licence": other.licence}
         before = other.history
-    parts = (recipe.first, recipe.coarse, recipe.boxes, *recipe.regions.values())
-    used = {recipe.data.teacher, *(part.warm_start for part in parts)} - {""}
-    if used:  # a teacher, or weights to start from
-        done["learnt_from"] = {name: hashlib.sha256(model_path(name).read_bytes()).hexdigest() for name in sorted(used)}
+    parts = {name: config for name, (_, config) in parts_of(recipe, cascade.scheme).items() if name not in taken}
+    for model in sorted({config.warm_start for config in parts.values()} - {""}):
+        begun = ", ".join(name for name, config in parts.items() if config.warm_start == model)
+        done["done"] += f"; {begun} begun with the weights of {Path(model).stem}"
+    used = {recipe.data.teacher, recipe.start, *(config.warm_start for config in parts.values())} - {""}
+    if used:
+        files = {Path(name).name: model_path(name) for name in sorted(used)}
+        done["learnt_from"] = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     sets = {"train": faces.train, "extra": faces.extra, "validation": faces.validation}
     return ModelInfo(
         name=recipe.name,
@@ -301,6 +307,30 @@ def _holding(ratio: Tensor) -> Tensor:
 def _other(values: Tensor) -> Tensor:
     """What a point without any validation label takes: the median of the others, or 1 where there are none."""
     return values.new_ones(()) if torch.isnan(values).all() else values.nanmedian()
+
+
+@torch.inference_mode()
+def label_shift(cascade: Cascade, pool: Pool) -> tuple[Tensor, Tensor]:
+    """How far labels lie from stage one's answers on average, which a network that is trained well has no reason to.
+
+    Along y it has learnt where annotators click. Along x it has not, if it was trained on mirror images as well: a
+    shift to one side is one to the other in the mirror (see ``label_offset`` in the configuration).
+
+    Args:
+        cascade: its stage one.
+        pool: faces that it was not trained on, in true boxes.
+
+    Returns:
+        (2,) mean and (2,) its standard error over faces, x and y of stage one's crop, in sides of that crop.
+    """
+    shifts = []
+    for batch in _batches(pool, geometry.tight_box(pool.anchors)):
+        said = cascade.stages(batch.images, batch.boxes, regions=False)
+        inverse, size = geometry.invert(said.frames), cascade.config.coarse.input_px
+        moved = (geometry.apply(inverse, batch.points) - geometry.apply(inverse, said.coarse)) / size
+        shifts.append(moved.nanmean(dim=1))
+    every = torch.cat(shifts)
+    return every.mean(dim=0), every.std(dim=0) / len(every) ** 0.5
 
 
 @torch.inference_mode()

@@ -396,6 +396,21 @@ class TestViews:
         assert looks == {"first": 3, "net": 9, "right_eye": 9, "left_eye": 9, "nose": 9, "mouth": 9}
 
 
+class TestLabelOffset:
+    def test_moves_every_answer_along_the_crops_x(self):
+        images, boxes, _ = faces()
+        angles = torch.tensor([0.0, 0.5, math.pi])
+        plain = make().stages(images, boxes, angles)
+        moved = make(dataclasses.replace(POINTS, label_offset=0.01)).stages(images, boxes, angles)
+        side = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * 1.3
+        shift = 0.01 * side[:, None, None] * torch.stack([angles.cos(), angles.sin()], dim=1)[:, None]
+        torch.testing.assert_close(moved.coarse - plain.coarse, shift.expand(3, 68, 2), **ROUNDED)
+        for name in REGIONS:
+            gap = moved.refined[name] - plain.refined[name]
+            torch.testing.assert_close(gap, shift.expand(gap.shape), **ROUNDED)
+        torch.testing.assert_close(moved.boxes, plain.boxes)  # crops lie where the face is seen
+
+
 class TestRegions:
     @pytest.mark.parametrize("both", [False, True], ids=["", "both ways"])
     @pytest.mark.parametrize("views", [1, 3])
@@ -657,6 +672,13 @@ class TestSought:
         likes.sizes.clear()
         cascade.stages(self.pictures()[:1], boxes[:1], regions=False)
         assert likes.sizes == [1]
+
+    def test_turns_are_single_looks_and_the_chosen_one_is_a_whole_one(self):
+        cascade = make(dataclasses.replace(PLAIN, views=3))
+        likes = cascade.coarse.net = Likes(cascade.coarse.net)
+        boxes = torch.tensor([[16.0, 16, 80, 80]]).expand(3, -1)
+        cascade.stages(self.pictures(), boxes, regions=False)
+        assert likes.sizes == [9, *[2] * 7, 6]
 
     def test_the_points_are_those_of_the_turned_crop(self):
         cascade = make(PLAIN)

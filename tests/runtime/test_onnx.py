@@ -141,6 +141,7 @@ def _tiny():
 
 def test_auto_takes_onnxruntime_on_the_cpu_and_torch_where_it_is_absent(monkeypatch):
     assert isinstance(make_runtime(_tiny()), OnnxRuntime)
+    assert isinstance(make_runtime(_tiny(), "cpu:0", backend="onnxruntime"), OnnxRuntime)
     monkeypatch.setattr("cascade_kp.runtime.find_spec", lambda _: None)
     runtime = make_runtime(_tiny())
     assert type(runtime) is TorchRuntime

@@ -380,8 +380,11 @@ class TestDescribe:
             with_data(teacher=str(other)), coarse=dataclasses.replace(RECIPE.coarse, warm_start="ibug68")
         )
         (done,) = module.describe(cascade, recipe, faces, {}).history
-        expected = {name: hashlib.sha256(model_path(name).read_bytes()).hexdigest() for name in (str(other), "ibug68")}
-        assert done["learnt_from"] == expected
+        files = {other.name: other, "ibug68": model_path("ibug68")}
+        assert done["learnt_from"] == {
+            name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
+        }
+        assert done["done"] == "trained from scratch; coarse begun with the weights of ibug68"
         assert "learnt_from" not in module.describe(cascade, RECIPE, faces, {}).history[0]
 
 
