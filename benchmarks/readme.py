@@ -346,7 +346,28 @@ def _models(results: Results) -> str:
     return table(head, rows)
 
 
-# Of issue and targets: NME on HELEN test and on the common set, ms a face, MB.
+def _peers(results: Results) -> str:
+    result = results["peers"]
+    rows = [
+        [
+            row["name"] if row["kind"] != "cascade_kp" else f"`{row['name'].removeprefix('cascade_kp ')}`",
+            percent(row["nme68"], 2),
+            percent(row["nme51"], 2),
+            percent(row["auc@0.08"], 1),
+            percent(row["fr@0.08"], 1),
+            ms(row["ms"]),
+        ]
+        for row in result["peers"]
+    ]
+    count = len(result["peers"][0]["faces"]["ms"])
+    text = (
+        f"`{shown(result['command'])}` prints this and what each library makes of the box: {count} faces, true boxes, "
+        "one thread; milliseconds are the best of five calls a face, then the median."
+    )
+    return "\n\n".join([table(["", "NME, 68 points", "51", "AUC@0.08", "FR@0.08", "ms"], rows), paragraph(text)])
+
+
+# NME on HELEN test and on the common set, ms a face, MB.
 _ASKED = {
     "ibug68-fast": (0.034, 0.035, 3.0, 4.0),
     "ibug68": (0.030, 0.031, 12.0, 16.0),
@@ -653,6 +674,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "looks": _looks,
     "models": _models,
     "modes": _modes,
+    "peers": _peers,
     "results": _results,
     "retrain": _retrain,
     "stage-gains": _stage_gains,
