@@ -7,27 +7,24 @@ file and line, or, with ``skip_bad``, an entry of :attr:`Samples.skipped` and a 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from cascade_kp import formats
-from cascade_kp.errors import DataError, ImageError, InputError
-from cascade_kp.images import read_image
+from cascade_kp.data.gathering import check_picture
+from cascade_kp.data.samples import Entry, PictureFile, Samples
+from cascade_kp.errors import DataError, InputError
 from cascade_kp.schemes import Scheme, load_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from cascade_kp.structures import Sample
 
 __all__ = ["Samples", "read_300w", "read_split", "write_sample"]
 
@@ -36,162 +33,6 @@ _log = logging.getLogger(__name__)
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
-
-
-class _Entry(NamedTuple):
-    """One annotated face."""
-
-    name: str  # the annotation's path below the root, without suffix, with "/": what split lists hold
-    picture_name: str  # the picture's, likewise
-    picture: Path
-    subset: str
-    keypoints: NDArray[np.float32]
-
-
-class Samples(Sequence["Sample"]):
-    """Annotated faces in a fixed order; a picture is decoded when its sample is asked for.
-
-    ``samples[i]`` is a ``Sample``, a slice is ``Samples`` again. A picture of several faces gives one
-    sample per face.
-
-    Attributes:
-        root: The folder that ``names`` and ``subsets`` are relative to.
-        scheme: The scheme of the keypoints.
-        skipped: What ``skip_bad`` left out, each as ``file:line: reason``.
-    """
-
-    def __init__(
-        self, root: Path, scheme: Scheme, entries: Iterable[_Entry], skipped: Iterable[tuple[str, str]] = ()
-    ) -> None:
-        self.root = root
-        self.scheme = scheme
-        self._entries = tuple(entries)
-        self._skipped = tuple(skipped)  # the name, and why
-        self.skipped: tuple[str, ...] = tuple(reason for _, reason in self._skipped)
-
-    def __len__(self) -> int:
-        """The number of faces."""
-        return len(self._entries)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Samples: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Samples:
-        """One face with its picture, or a part of the faces.
-
-        Args:
-            index: A position (negative from the end), or a slice.
-
-        Returns:
-            The sample: image (H, W, 3) uint8 RGB; keypoints (K, 2) float32 px, continuous frame of the
-            upright picture, NaN where not labelled; box (4,) float32 xyxy px, the tight box of the
-            labelled keypoints; path; subset. For a slice, its samples.
-
-        Raises:
-            ImageError: The picture cannot be decoded.
-            IndexError: There is no such position.
-        """
-        if isinstance(index, slice):
-            return Samples(self.root, self.scheme, self._entries[index], self._skipped)
-        entry = self._entries[index]
-        return {
-            "image": read_image(entry.picture),
-            "keypoints": entry.keypoints.copy(),
-            "box": _tight_boxes(entry.keypoints[np.newaxis])[0],
-            "path": str(entry.picture),
-            "subset": entry.subset,
-        }
-
-    def __repr__(self) -> str:
-        """What, how many and from where."""
-        return f"Samples({len(self)} faces of {self.scheme.name!r} in {self.root}, {len(self.skipped)} files skipped)"
-
-    @property
-    def keypoints(self) -> NDArray[np.float32]:
-        """(N, K, 2) px in the continuous frame of each picture; NaN where not labelled."""
-        if not self._entries:
-            return np.empty((0, len(self.scheme), 2), np.float32)
-        return np.stack([entry.keypoints for entry in self._entries])
-
-    @property
-    def boxes(self) -> NDArray[np.float32]:
-        """(N, 4) xyxy px, the tight box of the labelled keypoints of each face."""
-        return _tight_boxes(self.keypoints)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """N paths of the pictures; that of a picture with several faces comes once per face."""
-        return tuple(str(entry.picture) for entry in self._entries)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """N names for split lists: each annotation's path below the root, without suffix, with ``/``."""
-        return tuple(entry.name for entry in self._entries)
-
-    @property
-    def subsets(self) -> tuple[str, ...]:
-        """N folders below the root, with ``/``; ``.`` for the root itself."""
-        return tuple(entry.subset for entry in self._entries)
-
-    def select(self, indices: Iterable[int] | NDArray[np.integer]) -> Samples:
-        """The faces at some positions, in the order given.
-
-        Args:
-            indices: Positions from 0 to N - 1; a mask of N booleans is refused, as its 0 and 1 would be
-                taken for positions.
-
-        Returns:
-            The samples; ``skipped`` stays that of the whole.
-
-        Raises:
-            InputError: A position is no whole number or out of range.
-        """
-        chosen = np.asarray(list(indices))
-        if chosen.size and (not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim != 1):
-            raise InputError(f"indices must be a list of whole numbers, got {chosen.dtype} of shape {chosen.shape}")
-        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
-            raise InputError(f"indices must be from 0 to {len(self) - 1}, got {chosen.min()} to {chosen.max()}")
-        return Samples(self.root, self.scheme, [self._entries[int(i)] for i in chosen], self._skipped)
-
-    def split(self, names: Iterable[str]) -> Samples:
-        """The faces of a split list, in the list's order.
-
-        Args:
-            names: Paths below the root without suffix, with ``/``: of an annotation, or of a picture,
-                which stands for all its faces. :func:`read_split` reads them from a file.
-
-        Returns:
-            The samples. A name whose file ``skip_bad`` left out is left out here as well, with a warning.
-
-        Raises:
-            DataError: A name is unknown, or gives a face a second time.
-        """
-        places: dict[str, list[int]] = {}
-        for i, entry in enumerate(self._entries):
-            places.setdefault(entry.picture_name, []).append(i)
-        # An annotation's own name goes first: X.pts may lie beside X_2.pts, of the same X.jpg.
-        places |= {entry.name: [i] for i, entry in enumerate(self._entries)}
-        left_out = {name for name, _ in self._skipped}
-        chosen: dict[int, str] = {}  # ordered, and knows which name asked for a face
-        absent = []
-        for name in names:
-            if name not in places and name in left_out:
-                absent.append(name)
-                continue
-            if name not in places:
-                close = difflib.get_close_matches(name, places, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise DataError(f"{self.root}: the split names {name!r}, but no annotation there has that name{hint}")
-            for i in places[name]:
-                if i in chosen:
-                    raise DataError(f"{self.root}: the split gives the face {self._entries[i].name!r} twice")
-                chosen[i] = name
-        if absent:
-            _log.warning("%s: %d names of the split were skipped as bad, such as %r", self.root, len(absent), absent[0])
-        return self.select(chosen)
 
 
 def read_300w(
@@ -236,13 +77,13 @@ def read_300w(
         )
     known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
     members = None if region is None else list(known.region(region))
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
     for annotation, pictures in _annotations(folder):
         try:
             entry = _read_entry(folder, annotation, pictures, known, members)
             if skip_bad:
-                _check_picture(entry.picture)
+                check_picture(entry.picture)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -363,7 +204,7 @@ def _annotations(root: Path) -> list[tuple[Path, dict[str, list[Path]]]]:
 
 def _read_entry(
     root: Path, annotation: Path, pictures: dict[str, list[Path]], scheme: Scheme, members: list[int] | None
-) -> _Entry:
+) -> Entry:
     """The face of one .pts file, or the reason why there is none."""
     points = formats.read_pts(annotation)
     if members is not None and len(points) == len(members) != len(scheme):
@@ -387,23 +228,8 @@ def _read_entry(
     keypoints = points.astype(np.float32)
     keypoints.setflags(write=False)  # shared by every part of the samples
     subset = annotation.parent.relative_to(root).as_posix()
-    return _Entry(_name(root, annotation), _name(root, matches[0]), matches[0], subset, keypoints)
-
-
-def _check_picture(path: Path) -> None:
-    """Refuse a picture that cannot be decoded to its end."""
-    try:
-        read_image(path)
-    except ImageError as error:
-        raise DataError(f"{path}:1: expected a picture, got a file that cannot be read as one: {error}") from error
+    return Entry(_name(root, annotation), _name(root, matches[0]), PictureFile(matches[0]), subset, keypoints)
 
 
 def _name(root: Path, path: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
-
-
-def _tight_boxes(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 4) xyxy of (N, K, 2) keypoints, of which each face has at least one that is labelled."""
-    if not len(keypoints):
-        return np.empty((0, 4), np.float32)
-    return np.concatenate([np.nanmin(keypoints, axis=1), np.nanmax(keypoints, axis=1)], axis=1)
