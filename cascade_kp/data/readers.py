@@ -18,21 +18,34 @@ import numpy as np
 from PIL import Image
 
 from cascade_kp import formats
+from cascade_kp.data.coco import read_coco
+from cascade_kp.data.cvat import read_cvat
+from cascade_kp.data.dlib_xml import read_dlib
 from cascade_kp.data.gathering import check_picture
+from cascade_kp.data.kaggle import is_kaggle, read_kaggle
 from cascade_kp.data.samples import Entry, PictureFile, Samples
+from cascade_kp.data.tables import read_csv, table_header
+from cascade_kp.data.xml_tree import root_tag
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.schemes import Scheme, load_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Samples", "read_300w", "read_split", "write_sample"]
+__all__ = ["Samples", "read_300w", "read_samples", "read_split", "write_sample"]
 
 _log = logging.getLogger(__name__)
 
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
+_KINDS = {
+    "dlib": "dlib XML (<dataset>)",
+    "cvat": "CVAT XML (<annotations>)",
+    "coco": "COCO JSON ({...})",
+    "kaggle": "Kaggle's CSV or .npz",
+    "csv": "a CSV with a column 'image'",
+}
 
 
 def read_300w(
@@ -104,6 +117,59 @@ def read_300w(
     return Samples(folder, known, entries, skipped)
 
 
+def read_samples(
+    path: str | os.PathLike[str],
+    scheme: str | Path | Scheme = "ibug68",
+    *,
+    frame: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    region: str | None = None,
+    skip_bad: bool = False,
+) -> Samples:
+    """Read annotated faces of any kind this library knows; which one it is, is told by what is inside.
+
+    A folder is read by :func:`read_300w`. Of a file, the first bytes tell: XML of dlib
+    (:func:`~cascade_kp.data.dlib_xml.read_dlib`) or CVAT (:func:`~cascade_kp.data.cvat.read_cvat`), JSON of COCO
+    (:func:`~cascade_kp.data.coco.read_coco`), Kaggle's table with pixels or its ``.npz``
+    (:func:`~cascade_kp.data.kaggle.read_kaggle`), or any other CSV (:func:`~cascade_kp.data.tables.read_csv`).
+
+    Args:
+        path: The folder or file.
+        scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
+        frame: Where the file's (0, 0) is, for a CSV that does not say it and for COCO from tools that differ:
+            ``corner``, ``centre0`` or ``centre1``. The other formats leave no choice.
+        images: The folder that the names of pictures in the file are relative to; by default the file's own. For
+            Kaggle's table without pixels, the ``.npz`` that holds them.
+        region: As of :func:`read_300w`. Files that name their points need no such word.
+        skip_bad: Leave out what is broken and list it in ``skipped``, instead of raising.
+
+    Returns:
+        The samples.
+
+    Raises:
+        DataError: There is nothing, it is of no known kind, or it is broken; the message names file and line.
+        InputError: An argument does not go with this kind of file.
+        SchemeError: The scheme is unknown.
+    """
+    source = Path(path)
+    if source.is_dir():
+        _refuse_arguments(source, "a folder of .pts files", frame=frame, images=images)
+        return read_300w(source, skip_bad=skip_bad, scheme=scheme, region=region)
+    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    if region is not None:
+        known.region(region)  # refuses an unknown one
+    kind = _kind(source)
+    if kind == "coco":
+        return read_coco(source, known, frame=frame or "centre0", images=images, skip_bad=skip_bad)
+    if kind == "csv":
+        return read_csv(source, known, frame=frame, images=images, skip_bad=skip_bad)
+    _refuse_arguments(source, _KINDS[kind], frame=frame)
+    if kind == "kaggle":
+        return read_kaggle(source, known, pictures=images, skip_bad=skip_bad)
+    reader = read_dlib if kind == "dlib" else read_cvat
+    return reader(source, known, images=images, skip_bad=skip_bad)
+
+
 def read_split(path: str | os.PathLike[str]) -> list[str]:
     """Read a split list: one name per line, as in :attr:`Samples.names`.
 
@@ -171,6 +237,44 @@ def write_sample(
         temporary.unlink(missing_ok=True)
     formats.write_pts(annotation, points)
     return picture, annotation
+
+
+def _refuse_arguments(source: Path, kind: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name}: expected none for {kind}, which {source} is, got {value!r}")
+
+
+def _kind(source: Path) -> str:
+    """What a file is, by its first bytes.
+
+    Raises:
+        DataError: It is not there, or nothing we know.
+    """
+    expected = f"a file that is one of {', '.join(_KINDS.values())}, or a folder with .pts files"
+    try:
+        with source.open("rb") as stream:
+            start = stream.read(4096)
+    except OSError as error:
+        got = "nothing" if not source.exists() else f"a file that cannot be read: {error.strerror or error}"
+        raise DataError(f"{source}: expected an annotation file or a folder with .pts files, got {got}") from error
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"PK\x03\x04"):
+        return "kaggle"
+    if text.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+        tag = root_tag(source)
+        kind = {"dataset": "dlib", "annotations": "cvat"}.get(tag)
+        if kind is None:
+            raise DataError(f"{source}:1: expected {expected}, got XML of <{tag}>")
+        return kind
+    if text.startswith((b"{", b"[")):
+        return "coco"
+    if source.suffix.lower() == ".pts" or text.startswith(b"version:"):
+        raise DataError(f"{source}:1: expected {expected}, got one .pts file")
+    first = text.split(b"\n", 1)[0]
+    if b"\0" in start or not (b"," in first or first.startswith(b"#")):
+        raise DataError(f"{source}:1: expected {expected}, got a file that starts with {start[:16]!r}")
+    return "kaggle" if is_kaggle(table_header(source)) else "csv"
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
