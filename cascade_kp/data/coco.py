@@ -120,11 +120,11 @@ def write_coco(path: str | os.PathLike[str], samples: Sequence[Sample], scheme: 
             images[name] = {"id": len(images) + 1, "file_name": name, "width": w, "height": h}
         labelled = np.isfinite(points[:, 0])
         rows = [
-            [round(x, 4), round(y, 4), _LABELLED] if known else [0, 0, _MISSING]
+            [round(x, 4) + 0.0, round(y, 4) + 0.0, _LABELLED] if known else [0, 0, _MISSING]
             for (x, y), known in zip((points - TO_CONTINUOUS["centre0"]).tolist(), labelled.tolist(), strict=True)
         ]
         low, high = np.fmin.reduce(points), np.fmax.reduce(points)
-        box = [0.0] * 4 if not labelled.any() else [round(v, 4) for v in [*low.tolist(), *(high - low).tolist()]]
+        box = [0.0] * 4 if not labelled.any() else [round(v, 4) + 0.0 for v in [*low.tolist(), *(high - low).tolist()]]
         annotations.append(
             {
                 "id": len(annotations) + 1,
@@ -268,6 +268,10 @@ def _box(values: object, where: str) -> list[float] | None:
 
 
 def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: expected a number, got {value!r}")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f"{where}: expected a number, got {value!r:.80}")
+    return number

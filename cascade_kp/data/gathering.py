@@ -115,7 +115,7 @@ class Gathering:
         if "\\" in name:  # written on Windows
             tried.append(self.folder / name.replace("\\", "/"))
         for path in tried:
-            if path.is_file():
+            if os.path.isfile(path):  # noqa: PTH113 (a Path raises where a name is too long)
                 return PictureFile(path, size, where)
         raise DataError(f"{where}: expected the picture {first}, got no such file; images= names the pictures' folder")
 
@@ -159,7 +159,10 @@ class Gathering:
         Raises:
             DataError: The points are no face's, or, with ``skip_bad``, the picture cannot be decoded.
         """
-        keypoints = np.asarray(points, np.float32)
+        with np.errstate(over="ignore"):
+            keypoints, given = np.array(points, np.float32), None if box is None else np.array(box, np.float32)
+        if np.isinf(keypoints).any() or (given is not None and np.isinf(given).any()):
+            raise DataError(f"{where}: expected points in px, got one beyond any picture")
         known = keypoints[~np.isnan(keypoints).any(axis=1)]
         if not len(known):
             self.leave_out(picture, f"{where}: a face without any labelled point")
@@ -170,7 +173,7 @@ class Gathering:
             check_picture(picture)
             self._decoded.add(str(picture))
         keypoints.setflags(write=False)
-        entry = Entry("", "", picture, "", keypoints, None if box is None else np.asarray(box, np.float32))
+        entry = Entry("", "", picture, "", keypoints, given)
         self._faces.setdefault(str(picture), []).append((self._counts[str(picture)], entry))
 
     def samples(self) -> Samples:

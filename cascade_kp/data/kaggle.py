@@ -44,7 +44,7 @@ _LABELS_FILE, _PICTURES_FILE, _PICTURES_KEY = "facial_keypoints.csv", "face_imag
 
 def is_kaggle(header: Sequence[str]) -> bool:
     """Whether the columns of a table are those of Kaggle's: pixels, or nothing but keypoints and no picture's name."""
-    return _PIXELS in header or ("image" not in header and header[-1].endswith("_y"))
+    return _PIXELS in header or all(name.endswith(("_x", "_y")) for name in header)
 
 
 def read_kaggle(
@@ -169,7 +169,7 @@ def write_kaggle(
         cells = [str(number)]
         if labels:
             points = checked_points(sample["keypoints"], scheme, sample["path"]) - _SHIFT
-            cells = ["" if np.isnan(value) else f"{value:.6f}" for value in points.ravel().tolist()]
+            cells = ["" if np.isnan(value) else f"{round(value, 6) + 0.0:.6f}" for value in points.ravel().tolist()]
         lines.append(",".join([*cells, " ".join(map(str, image[:, :, 0].ravel().tolist()))]))
     write_file(path, "\n".join(lines) + "\n")
 

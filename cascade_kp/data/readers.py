@@ -24,7 +24,7 @@ from cascade_kp.data.dlib_xml import read_dlib
 from cascade_kp.data.gathering import check_picture
 from cascade_kp.data.kaggle import is_kaggle, read_kaggle
 from cascade_kp.data.samples import Entry, PictureFile, Samples
-from cascade_kp.data.tables import read_csv, table_header
+from cascade_kp.data.tables import open_table, read_csv
 from cascade_kp.data.xml_tree import root_tag
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.schemes import Scheme, load_scheme
@@ -251,7 +251,7 @@ def _kind(source: Path) -> str:
     Raises:
         DataError: It is not there, or nothing we know.
     """
-    expected = f"a file that is one of {', '.join(_KINDS.values())}, or a folder with .pts files"
+    expected = f"a folder with .pts files, or a file: {', '.join(_KINDS.values())}"
     try:
         with source.open("rb") as stream:
             start = stream.read(4096)
@@ -260,7 +260,9 @@ def _kind(source: Path) -> str:
         raise DataError(f"{source}: expected an annotation file or a folder with .pts files, got {got}") from error
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"PK\x03\x04"):
-        return "kaggle"
+        if source.suffix.lower() == ".npz":
+            return "kaggle"
+        raise DataError(f"{source}:1: expected {expected}, got a zip archive, which must be unpacked first")
     if text.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
         tag = root_tag(source)
         kind = {"dataset": "dlib", "annotations": "cvat"}.get(tag)
@@ -274,7 +276,8 @@ def _kind(source: Path) -> str:
     first = text.split(b"\n", 1)[0]
     if b"\0" in start or not (b"," in first or first.startswith(b"#")):
         raise DataError(f"{source}:1: expected {expected}, got a file that starts with {start[:16]!r}")
-    return "kaggle" if is_kaggle(table_header(source)) else "csv"
+    table = open_table(source)
+    return "kaggle" if table.frame is None and is_kaggle(table.header) else "csv"
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

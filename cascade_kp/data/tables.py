@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cascade_kp.data.gathering import Frame
     from cascade_kp.structures import Sample
 
-__all__ = ["Table", "open_table", "read_csv", "table_header", "write_csv"]
+__all__ = ["Table", "keypoint_columns", "open_table", "read_csv", "row_points", "write_csv"]
 
 # Spreadsheets fill a first line up with empty cells, and put quotes around it.
 _STATED = re.compile(r'"?\s*#\s*frame\s*[:=]\s*(\S*?)"?[\s,;]*', re.IGNORECASE)
@@ -152,7 +152,7 @@ def write_csv(
     lines = [f"# frame: {frame}", csv_line(header)]
     for picture, given in _labels(samples):
         points = checked_points(given, scheme, picture) - shift
-        cells = ["" if np.isnan(value) else f"{value:.4f}" for value in points.ravel().tolist()]
+        cells = ["" if np.isnan(value) else f"{round(value, 4) + 0.0:.4f}" for value in points.ravel().tolist()]
         lines.append(csv_line([relative_picture(picture, target), *cells]))
     write_file(target, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
 
@@ -213,15 +213,6 @@ def open_table(source: Path) -> Table:
         got = f"{twice[0]!r} twice" if twice else "an empty file"
         raise DataError(f"{source}:{number}: expected a line with the names of the columns, got {got}")
     return Table(frame, header, number, lines)
-
-
-def table_header(source: Path) -> list[str]:
-    """The names of a CSV file's columns.
-
-    Raises:
-        DataError: As :func:`open_table`.
-    """
-    return open_table(source).header
 
 
 def keypoint_columns(

@@ -92,6 +92,8 @@ def test_pictures_elsewhere_and_of_one_stem(tmp_path):
         ("width='100'", "width='0'", r"faces.xml:7: expected a box of a positive width and height, got 0 x 80"),
         ("width='100'", "", r"faces.xml:7: expected <box> with the attribute 'width'"),
         ("file='a.png'", "file='b.png'", r"faces.xml:6: expected the picture .*b.png, got no such file"),
+        ("file='a.png'", f"file='{'a' * 5000}'", r"faces.xml:6: expected the picture .*, got no such file"),
+        ("x='40'", "x='1e300'", r"faces.xml:7: expected points in px, got one beyond any picture"),
         ("file='a.png'", "file=''", r"faces.xml:6: expected the name of a picture, got ''"),
         ("<images>", "<images", r"faces.xml:6: expected well-formed XML"),
         ("dataset>", "data>", r"faces.xml:3: expected <dataset>, got <data>"),

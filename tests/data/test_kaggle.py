@@ -140,6 +140,7 @@ class TestReading:
         assert is_kaggle(["a_x", "a_y"])
         assert not is_kaggle(["image", "a_x", "a_y"])
         assert not is_kaggle(["a", "b"])
+        assert not is_kaggle(["file", "a_x", "a_y"])
 
 
 class TestNpz:

@@ -388,11 +388,14 @@ class TestAnyKind:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", r"a:1: expected a file that is one of dlib XML .* got a file that starts with b''"),
+            (b"", r"a:1: expected a folder with .pts files, or a file: dlib XML .* got a file that starts with b''"),
             (b"\x89PNG\r\n\x1a\n,\0", r"a:1: expected .* got a file that starts with b'.x89PNG"),
-            (b"hello\n1,2", r"a:1: expected .*, or a folder with .pts files, got a file that starts with b'hello"),
+            (b"hello\n1,2", r"a:1: expected a folder .* got a file that starts with b'hello"),
             (b"<svg/>", r"a:1: expected .* got XML of <svg>"),
             (b"<!DOCTYPE dataset []><dataset/>", r"a:1: expected XML without a document type"),
+            (b"PK\x03\x04 and so on", r"a:1: expected .* got a zip archive, which must be unpacked first"),
+            (b"# frame: corner\nnose_tip_x,nose_tip_y\n1,2\n", r"a:2: expected a column 'image'"),
+            (b"file,nose_tip_x,nose_tip_y\na.png,1,2\n", r"a:1: .* got neither"),
             (b"version: 1\nn_points: 68\n", r"a:1: expected .* got one .pts file"),
             (b"[1, 2]", r"a:1: expected an object with the lists images, annotations, categories"),
             (b"1,2\n3,4\n", r"a:1: expected a first line '# frame: corner'"),
