@@ -32,7 +32,7 @@ class Evaluate:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """An embedded model's name, or the path of a model file."""
     data: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
-    """Folders of pictures with .pts files beside them, such as 300w/helen/testset."""
+    """Folders of pictures with .pts files beside them, such as 300w/helen/testset, or annotation files."""
     boxes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SOURCE")] = ()
     """truth (the default): tight boxes of the labels. detector: the pipeline's own. jitter: true boxes moved at random.
     Otherwise a file of boxes: the organisers' .mat, .csv or .json as predict writes them; given again, one for each

@@ -15,7 +15,7 @@ import torch
 from cascade_kp import geometry
 from cascade_kp.data.cache import build_cache
 from cascade_kp.data.missing import refuse_unlabelled
-from cascade_kp.data.readers import Samples, read_300w, read_split
+from cascade_kp.data.readers import Samples, read_samples, read_split
 from cascade_kp.errors import ConfigError, DataError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.models.heads import KeypointNet
@@ -239,7 +239,7 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         held = set(read_split(listed))
     train, validation, unseen = [], [], set(held or ())
     for folder in recipe.data.train:
-        samples = read_300w(data / folder, scheme=scheme)
+        samples = read_samples(data / folder, scheme)
         names = [f"{folder}/{name}" for name in samples.names]
         unseen -= set(names)
         inside = np.array([name in held for name in names]) if held is not None else hold_out(samples)
@@ -247,7 +247,7 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
         raise DataError(f"{recipe.data.validation}: names {len(unseen)} faces that are not there, as {min(unseen)}")
-    extra = [read_300w(data / folder, scheme=scheme) for folder in recipe.data.extra]
+    extra = [read_samples(data / folder, scheme) for folder in recipe.data.extra]
     for what, parts in (("to train on", train), ("for validation", validation)):
         if not sum(len(part) for part in parts):
             raise DataError(f"{data}: expected faces {what} in {list(recipe.data.train)}, got none")
@@ -307,11 +307,11 @@ def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> N
 
 
 def hold_out(samples: Samples) -> NDArray[np.bool_]:
-    """(N,) bool: about one picture in ten, chosen by a hash of its path below the root, always the same ones.
+    """(N,) bool: about one picture in ten, chosen by a hash of its path from the root, always the same ones.
 
     All faces of a picture go the same way. Of few pictures at least one is held out.
     """
-    pictures = [Path(path).relative_to(samples.root).as_posix() for path in samples.paths]
+    pictures = [Path(os.path.relpath(path, samples.root)).as_posix() for path in samples.paths]
     ranks = {name: hashlib.blake2b(name.encode(), digest_size=8).digest() for name in set(pictures)}
     count = max(1, round(len(ranks) * _HELD_OUT)) if len(ranks) > 1 else 0
     held = set(sorted(ranks, key=lambda name: ranks[name])[:count])

@@ -55,8 +55,8 @@ class DataConfig:
     """Which faces.
 
     Attributes:
-        train: folders below the data root, joined.
-        extra: further folders, of weaker labels.
+        train: folders or annotation files below the data root, joined.
+        extra: further ones, of weaker labels.
         extra_share: share of the batches taken from ``extra``.
         extra_until: share of the steps after which ``extra`` is left out, so that the good labels have the last word.
         validation: name of a split list in ``datasets/``; its faces are taken out of ``train``. Empty: one picture in

@@ -118,7 +118,7 @@ class TestTrain:
         assert "recipe: expected one of" in err
         code, _, err = said(capsys, "train", root / "small.toml", "--data", tmp_path, "--out", tmp_path / "run")
         assert code == 2
-        assert "expected a folder with .pts files" in err
+        assert "a folder with .pts files, got nothing" in err
 
     def test_a_start_of_another_scheme(self, root, tmp_path, capsys):
         arguments = ["--data", root, "--out", tmp_path, "--scheme", "kaggle15", "--start", "ibug68"]
