@@ -136,7 +136,6 @@ def _read(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np.uint8]
         return pixels, (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-
 def as_image(source: object) -> NDArray[np.uint8]:
     """Turn whatever a caller calls a picture into upright RGB, uint8.
 

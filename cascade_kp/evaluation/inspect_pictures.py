@@ -8,7 +8,6 @@ background. There two photographs of one person differ, and a photograph and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,8 @@ from cascade_kp.errors import ImageError
 from cascade_kp.images import read_reduced
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from cascade_kp.evaluation.faces import LabelledFaces
     from cascade_kp.evaluation.inspect_shapes import Shapes
 
@@ -119,7 +120,7 @@ def view_faces(faces: LabelledFaces, shapes: Shapes, *, progress: bool = False) 
 
 
 def _pictures(faces: LabelledFaces) -> Iterator[list[int]]:
-    """Positions of the faces of each picture; faces of a reader have a picture each, as their paths may mean anything."""
+    """Positions of the faces of each picture; those of a reader have one each, as its paths may mean anything."""
     by_path: dict[tuple[int, str], list[int]] = {}
     for i, (path, origin) in enumerate(zip(faces.paths, faces.origins, strict=True)):
         if isinstance(faces.parts[origin], Samples):

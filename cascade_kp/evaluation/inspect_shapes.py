@@ -7,57 +7,29 @@ the others of its face, nor the mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from cascade_kp.schemes import Scheme
 
-__all__ = ["Block", "Shapes", "Surprise", "Swap", "blocks", "lay", "model_surprise", "shapes", "surprise", "swaps", "wrong_points"]
+__all__ = ["FLOOR", "Shapes", "calibrated", "enough", "judge", "lay", "likelihood", "shapes"]
 
 Array = NDArray[np.float64]
 
 _ROUNDS = 6  # of laying faces onto a mean that moves with them
 _FAR = 3.0  # typical distances, from which on a point counts less than half
-_FLOOR = 0.003  # how exact labels are taken to be at best, in sides of the face
+FLOOR = 0.003  # how exact labels are taken to be at best, in sides of the face
 _FITTED = 3000  # faces at most that the distribution is estimated from
 _EM_ROUNDS = 5
 _REFITS = 2
 _OUTLIER = 5.0  # surprise of a point, from which on it is left out of the next fit
 _FEWEST = 3  # labelled points of a face that can be judged by its shape
-_SWAP_FROM = 3.0  # surprise of a face, from which on it is asked whether names were exchanged
-_SWAP_GAIN = 20.0  # what an exchange must gain in log likelihood
-_SWAP_LEFT = 0.5  # share of the distance that it may leave, at most
-_NAMED = 12  # points that are named as wrong, at most
-_WRONG = 4.0  # surprise of a point that is named as wrong
-
-
-class Block(NamedTuple):
-    """Some points of a scheme that are judged together.
-
-    Attributes:
-        name: of the point, the region, or what the names of the points have in common.
-        points: their indices.
-    """
-
-    name: str
-    points: tuple[int, ...]
-
-
-class Swap(NamedTuple):
-    """An exchange of names.
-
-    Attributes:
-        text: what was exchanged with what.
-        order: (K,) such that point i of the right labels is point ``order[i]`` of the given ones.
-    """
-
-    text: str
-    order: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -86,112 +58,6 @@ class Shapes:
         return np.degrees(np.angle(self.turns))
 
 
-@dataclass(frozen=True)
-class Surprise:
-    """How unlikely the labels of faces are.
-
-    Attributes:
-        tests: T blocks of points that were judged.
-        scores: (N, T) robust deviations from what is usual for that block; NaN where it could not be judged.
-        swaps: N exchanges of names that would make a face far more likely, or None.
-        gains: (N,) how sure that is, in deviations; 0 without.
-    """
-
-    tests: tuple[Block, ...]
-    scores: Array
-    swaps: tuple[Swap | None, ...]
-    gains: Array
-
-    @property
-    def total(self) -> Array:
-        """(N,) deviations: the most unlikely block, or the exchange of names; NaN where nothing could be judged."""
-        known = ~np.isnan(self.scores)
-        worst = np.where(known, self.scores, -np.inf).max(axis=1, initial=-np.inf)
-        return np.where(known.any(axis=1), np.maximum(worst, self.gains), np.nan)
-
-
-# ---------------------------------------------------------------------------------------------- parts of a scheme
-
-
-def blocks(scheme: Scheme) -> tuple[Block, ...]:
-    """What is judged together: each point, each region, what lies outside all, and what edges join."""
-    found = [Block(name, (i,)) for i, name in enumerate(scheme.keypoints)]
-    inside = {i for members in scheme.regions.values() for i in members}
-    groups = [Block(name, tuple(members)) for name, members in scheme.regions.items()]
-    groups.append(Block("points outside the regions", tuple(i for i in range(len(scheme)) if i not in inside)))
-    groups += [Block(_common([scheme.keypoints[i] for i in group]), group) for group in _joined(scheme)]
-    seen: set[frozenset[int]] = set()
-    for name, points in groups:
-        key = frozenset(points)
-        if 1 < len(key) < len(scheme) and key not in seen:
-            seen.add(key)
-            # The region of an eye may hold its brow; what edges join is the eye alone.
-            taken = any(name == block.name for block in found)
-            found.append(Block(f"{name} ({len(points)} points)" if taken else name, points))
-    return tuple(found)
-
-
-def swaps(scheme: Scheme) -> tuple[Swap, ...]:
-    """Exchanges of left and right that happen: of a whole face, of a pair of blocks, within a block.
-
-    A pair is exchanged by names (the outer corner of the one eye is called that of the other) or as a whole list, in
-    its order (the six points of the one eye stand where those of the other should).
-    """
-    size, flip = len(scheme), scheme.flip
-    found: dict[tuple[int, ...], str] = {}
-
-    def put(text: str, moves: dict[int, int]) -> None:
-        order = tuple(moves.get(i, i) for i in range(size))
-        if order != tuple(range(size)):
-            found.setdefault(order, text)
-
-    put("left and right of the whole face are exchanged", dict(enumerate(flip)))
-    several = [block for block in blocks(scheme) if len(block.points) > 1]
-    by_points = {frozenset(block.points): block for block in several}
-    for block in several:
-        partner = by_points.get(frozenset(flip[i] for i in block.points))
-        if partner is None:
-            continue
-        if partner == block:
-            put(f"left and right are exchanged within {_words(block.name)}", {i: flip[i] for i in block.points})
-            continue
-        both = f"{_words(block.name)} and {_words(partner.name)} are exchanged"
-        put(both, {i: flip[i] for i in (*block.points, *partner.points)})
-        listed = dict(zip(block.points, partner.points, strict=True))
-        put(f"{both}, as whole lists", listed | {j: i for i, j in listed.items()})
-    for i, j in enumerate(flip):
-        if i < j:
-            names = f"{_words(scheme.keypoints[i])} and {_words(scheme.keypoints[j])}"
-            put(f"{names} are exchanged", {i: j, j: i})
-    return tuple(Swap(text, order) for order, text in found.items())
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _joined(scheme: Scheme) -> list[tuple[int, ...]]:
-    """Sets of points that edges join."""
-    owner = list(range(len(scheme)))
-    for i, j in scheme.edges:
-        old, new = owner[j], owner[i]
-        owner = [new if one == old else one for one in owner]
-    groups: dict[int, list[int]] = {}
-    for i, one in enumerate(owner):
-        groups.setdefault(one, []).append(i)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
-def _common(names: Sequence[str]) -> str:
-    """The first words that names share; otherwise the first name and the last."""
-    words: list[str] = []
-    for column in zip(*(name.split("_") for name in names), strict=False):
-        if len(set(column)) > 1:
-            break
-        words.append(column[0])
-    return "_".join(words) or f"{names[0]} to {names[-1]}"
-
-
 # ---------------------------------------------------------------------------------------------- laying
 
 
@@ -213,11 +79,8 @@ def lay(points: Array, mean: Array | None = None, spread: Array | None = None) -
     laid, turn, shift = _onto(flat, known & ~np.isnan(goal), goal)
     for _ in range(_ROUNDS):
         distance = np.abs(laid - goal)
-        if spread is None or given is None:
-            usual = _median(np.where(known, distance, np.nan))
-        else:
-            usual = spread
-        weights = known / (1.0 + (np.nan_to_num(distance) / (_FAR * np.maximum(usual, _FLOOR))) ** 2)
+        usual = _median(np.where(known, distance, np.nan)) if spread is None or given is None else spread
+        weights = known / (1.0 + (np.nan_to_num(distance) / (_FAR * np.maximum(usual, FLOOR))) ** 2)
         weights = np.where(np.isnan(goal) | np.isnan(distance), 0.0, weights)
         if given is None:
             goal = _boxed(_mean(laid, weights))
@@ -227,7 +90,7 @@ def lay(points: Array, mean: Array | None = None, spread: Array | None = None) -
 
 
 def _start(flat: NDArray[np.complex128], known: NDArray[np.bool_]) -> NDArray[np.complex128]:
-    """A first mean: every face moved and scaled by its own points; the rarely labelled go where their faces have them."""
+    """A first mean, of the faces with most labels, moved and scaled; of what these lack, of the others."""
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = np.where(known, flat, 0).sum(axis=1) / known.sum(axis=1)
         size = np.sqrt((np.abs(np.where(known, flat - centre[:, None], 0)) ** 2).sum(axis=1) / known.sum(axis=1))
@@ -316,7 +179,7 @@ def shapes(points: Array, scheme: Scheme, seed: int = 0) -> Shapes:
     leaving out single cells: Rousseeuw, Van den Bossche, Detecting Deviating Data Cells, Technometrics 2018.
     """
     laid = lay(points)
-    judged = _judged(laid.points)
+    judged = enough(laid.points)
     size = 2 * len(scheme)
     covariance = np.full((size, size), np.nan)
     rows = np.flatnonzero(judged)
@@ -327,12 +190,12 @@ def shapes(points: Array, scheme: Scheme, seed: int = 0) -> Shapes:
     mean = laid.mean.copy()
     if len(rows) > 1 and len(columns):
         cells = laid.points[rows][:, columns]
-        tests = [Block("", (i,)) for i in range(len(columns))]
+        single = [(i,) for i in range(len(columns))]
         off = np.linalg.norm(cells - mean[columns], axis=2)
-        kept = np.where((off > _OUTLIER * 1.5 * np.maximum(_median(off), _FLOOR))[..., None], np.nan, cells)
+        kept = np.where((off > _OUTLIER * 1.5 * np.maximum(_median(off), FLOOR))[..., None], np.nan, cells)
         for _ in range(_REFITS):
             middle, square = _normal(kept.reshape(len(rows), -1))
-            scores = _calibrated(_judge(cells - middle.reshape(-1, 2), square, tests))
+            scores = calibrated(judge(cells - middle.reshape(-1, 2), square, single))
             # Of a face of which half is unlikely nothing is kept: what is left would be as wrong.
             wrong = np.nan_to_num(scores) > _OUTLIER
             wrong |= (wrong.sum(axis=1) * 2 > (~np.isnan(scores)).sum(axis=1))[:, None]
@@ -344,7 +207,7 @@ def shapes(points: Array, scheme: Scheme, seed: int = 0) -> Shapes:
     return Shapes(laid.points, mean, covariance, laid.turns, laid.shifts)
 
 
-def _judged(points: Array) -> NDArray[np.bool_]:
+def enough(points: Array) -> NDArray[np.bool_]:
     """(N,) which faces have enough labels for a shape."""
     judged: NDArray[np.bool_] = (~np.isnan(points[..., 0])).sum(axis=1) >= min(_FEWEST, points.shape[1])
     return judged
@@ -357,16 +220,16 @@ def _normal(vectors: Array) -> tuple[Array, Array]:
     number = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, vectors, 0.0).sum(axis=0) / number
     filled = np.where(known, vectors - mean, 0.0)
-    spread = (filled**2).sum(axis=0) / number + _FLOOR**2
+    spread = (filled**2).sum(axis=0) / number + FLOOR**2
     share = float(np.clip(size / (10.0 * max(count, 1)), 0.001, 0.5))
-    patterns = list(_patterns(known))
+    masks = list(_patterns(known))
     square = _shrunk(filled.T @ filled / max(count, 1), spread, share)
     if known.all():
         return mean, square
     for _ in range(_EM_ROUNDS):
         total = np.zeros((size, size))
         guess = np.zeros_like(filled)
-        for mask, rows in patterns:
+        for mask, rows in masks:
             here, there = np.flatnonzero(mask), np.flatnonzero(~mask)
             guess[np.ix_(rows, here)] = (vectors[np.ix_(rows, here)] - mean[here]) if len(here) else 0.0
             if len(there):
@@ -378,12 +241,12 @@ def _normal(vectors: Array) -> tuple[Array, Array]:
         centred = guess - step
         mean = mean + step
         square = (centred.T @ centred + total) / max(count, 1)
-        square = _shrunk((square + square.T) / 2, np.diag(square) + _FLOOR**2, share)
+        square = _shrunk((square + square.T) / 2, np.diag(square) + FLOOR**2, share)
     return mean, square
 
 
 def _shrunk(square: Array, spread: Array, share: float) -> Array:
-    return (1 - share) * square + np.diag(share * spread) + _FLOOR**2 * np.eye(len(square))
+    return (1 - share) * square + np.diag(share * spread) + FLOOR**2 * np.eye(len(square))
 
 
 def _patterns(known: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
@@ -401,7 +264,7 @@ def _patterns(known: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDA
 # ---------------------------------------------------------------------------------------------- judging
 
 
-def _judge(offsets: Array, square: Array, tests: Sequence[Block]) -> Array:
+def judge(offsets: Array, square: Array, groups: Sequence[Sequence[int]]) -> Array:
     """(N, T) distance of each block from where all other points of its face expect it, in deviations a coordinate.
 
     With a normal distribution of precision P, the points of a block b differ from what the others expect by
@@ -410,9 +273,9 @@ def _judge(offsets: Array, square: Array, tests: Sequence[Block]) -> Array:
     Args:
         offsets: (N, K, 2) from the mean; NaN where not known.
         square: (2K, 2K) covariance.
-        tests: the blocks; of one that is known in part, that part is judged.
+        groups: indices of the points of each block; of one that is known in part, that part is judged.
     """
-    answer = np.full((len(offsets), len(tests)), np.nan)
+    answer = np.full((len(offsets), len(groups)), np.nan)
     for mask, rows in _patterns(~np.isnan(offsets[..., 0])):
         here = np.flatnonzero(mask)
         if len(here) < 2:
@@ -421,8 +284,8 @@ def _judge(offsets: Array, square: Array, tests: Sequence[Block]) -> Array:
         precision = np.linalg.inv(square[np.ix_(places, places)])
         pull = offsets[rows][:, here].reshape(len(rows), -1) @ precision
         spot = {int(point): i for i, point in enumerate(here)}
-        for t, test in enumerate(tests):
-            own = [spot[i] for i in test.points if i in spot]
+        for t, group in enumerate(groups):
+            own = [spot[i] for i in group if i in spot]
             if not own or len(own) == len(here):
                 continue
             at = (2 * np.array(own)[:, None] + [0, 1]).ravel()
@@ -432,7 +295,7 @@ def _judge(offsets: Array, square: Array, tests: Sequence[Block]) -> Array:
     return answer
 
 
-def _calibrated(values: Array) -> Array:
+def calibrated(values: Array) -> Array:
     """Columns (N, T) as deviations from what is usual in them: zero at the median, by the scaled median deviation."""
     answer = np.full(values.shape, np.nan)
     for t, column in enumerate(values.T):
@@ -445,46 +308,7 @@ def _calibrated(values: Array) -> Array:
     return answer
 
 
-def surprise(points: Array, known: Shapes, scheme: Scheme) -> Surprise:
-    """How unlikely faces are by their shape alone.
-
-    Each point, region and group of joined points is compared with where the other points of its face expect it; and
-    for faces that stand out it is asked whether an exchange of names would make them likely.
-
-    Args:
-        points: (N, K, 2) px, image frame; NaN where not labelled.
-        known: their distribution.
-        scheme: of the K points.
-    """
-    tests = blocks(scheme)
-    usable = ~np.isnan(np.diag(known.covariance)[::2])
-    offsets = np.where(usable[:, None], known.points - known.mean, np.nan)
-    offsets[~_judged(offsets)] = np.nan
-    square = np.nan_to_num(known.covariance)
-    scores = _calibrated(_judge(offsets, square, tests))
-    chosen: list[Swap | None] = [None] * len(points)
-    gains = np.zeros(len(points))
-    worst = np.where(np.isnan(scores), -np.inf, scores).max(axis=1, initial=-np.inf)
-    rows = np.flatnonzero(worst > _SWAP_FROM)
-    if len(rows):
-        spread = np.sqrt(np.maximum(np.diag(square).reshape(-1, 2).sum(axis=1), _FLOOR**2))
-
-        def cost(given: Array) -> tuple[Array, Array]:
-            offset = lay(given, known.mean, spread).points - known.mean
-            return _likelihood(np.where(usable[:, None], offset, np.nan), square)
-
-        before, distance = cost(points[rows])
-        best = np.full(len(rows), _SWAP_GAIN)
-        for swap in swaps(scheme):
-            after, left = cost(points[rows][:, list(swap.order)])
-            gain = before - after
-            for i in np.flatnonzero((gain > best) & (left < _SWAP_LEFT * distance)).tolist():
-                best[i], chosen[rows[i]] = gain[i], swap
-                gains[rows[i]] = np.sqrt(2 * gain[i])
-    return Surprise(tests, scores, tuple(chosen), gains)
-
-
-def _likelihood(offsets: Array, square: Array) -> tuple[Array, Array]:
+def likelihood(offsets: Array, square: Array) -> tuple[Array, Array]:
     """(N,) negative log likelihood, up to a constant, and (N,) squared distance; infinite where nothing is known."""
     cost, distance = np.full((2, len(offsets)), np.inf)
     for mask, rows in _patterns(~np.isnan(offsets[..., 0])):
@@ -497,66 +321,3 @@ def _likelihood(offsets: Array, square: Array) -> tuple[Array, Array]:
         distance[rows] = (vectors * np.linalg.solve(part, vectors.T).T).sum(axis=1)
         cost[rows] = (distance[rows] + np.linalg.slogdet(part)[1]) / 2
     return cost, distance
-
-
-def wrong_points(row: int, known: Shapes, scheme: Scheme) -> tuple[int, ...]:
-    """Points of a face that the others make unlikely, the most unlikely first; each is left out to judge the next."""
-    square = np.nan_to_num(known.covariance)
-    tests = [Block(name, (i,)) for i, name in enumerate(scheme.keypoints)]
-    usable = ~np.isnan(np.diag(known.covariance)[::2])
-    one = np.where(usable[:, None], known.points[[row]] - known.mean, np.nan)
-    found: list[int] = []
-    while len(found) < _NAMED:
-        values = _judge(one, square, tests)[0]
-        if np.isnan(values).all():
-            break
-        worst = int(np.nanargmax(values))
-        if values[worst] < _WRONG:  # 1 is usual where the distribution is right
-            break
-        found.append(worst)
-        one[0, worst] = np.nan
-    return tuple(found)
-
-
-# ---------------------------------------------------------------------------------------------- by a model
-
-
-def model_surprise(labels: Array, found: Array, sigma: Array, scheme: Scheme) -> Surprise:
-    """How unlikely labels are by what a model says, in radii of its own uncertainty.
-
-    Args:
-        labels: (N, K, 2) px, image frame; NaN where not labelled.
-        found: (N, K, 2) px, likewise; NaN where the model has no answer.
-        sigma: (N, K) px, its radii; where none is known, all count alike.
-        scheme: of the K points.
-    """
-    tests = blocks(scheme)
-    side = np.nanmedian(np.ptp(np.nan_to_num(found), axis=1).max(axis=1)) if len(found) else 1.0
-    radius = np.where(np.isfinite(sigma) & (sigma > 0), sigma, 0.02 * side)
-    ratio = np.linalg.norm(labels - found, axis=2) / radius
-    scores = _calibrated(np.stack([_row_mean(ratio[:, list(test.points)]) for test in tests], axis=1))
-    chosen: list[Swap | None] = [None] * len(labels)
-    gains = np.zeros(len(labels))
-    worst = np.where(np.isnan(scores), -np.inf, scores).max(axis=1, initial=-np.inf)
-    rows = np.flatnonzero(worst > _SWAP_FROM)
-    best = np.full(len(rows), 1.0)
-    for swap in swaps(scheme):
-        moved = [i for i, j in enumerate(swap.order) if i != j]
-        if not len(rows):
-            break
-        other = labels[rows][:, list(swap.order)]
-        after = np.linalg.norm(other - found[rows], axis=2) / radius[rows]
-        # Only where the exchange makes the points right, not merely less wrong.
-        before, left = _row_mean(ratio[rows][:, moved]), _row_mean(after[:, moved])
-        gain = np.nan_to_num((before - left) * np.sqrt(len(moved)))
-        for i in np.flatnonzero((gain > best) & (left < _SWAP_LEFT * before) & (before > _WRONG)).tolist():
-            best[i], chosen[rows[i]] = gain[i], swap
-            gains[rows[i]] = gain[i]
-    return Surprise(tests, scores, tuple(chosen), gains)
-
-
-def _row_mean(values: Array) -> Array:
-    """(N,) mean of what is known in each row; NaN where nothing is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
