@@ -19,7 +19,7 @@ from cascade_kp.errors import DataError, SchemeError
 from cascade_kp.evaluation.faces import LabelledFaces, read_faces
 from cascade_kp.evaluation.inspect_pictures import near_duplicates, view_faces
 from cascade_kp.evaluation.inspect_result import Inspection, Judge
-from cascade_kp.evaluation.inspect_shapes import lay, shapes
+from cascade_kp.evaluation.inspect_shapes import lay, shapes, symmetric
 from cascade_kp.evaluation.inspect_surprise import model_surprise, surprise
 from cascade_kp.evaluation.page import face_window
 from cascade_kp.evaluation.protocol import evaluate
@@ -80,7 +80,10 @@ def inspect_data(
     parts = [_read(Path(one), known) if isinstance(one, str | os.PathLike) else one for one in given]
     faces = read_faces(parts, known)
     broken = [list(part.skipped) if isinstance(part, Samples) else [] for part in parts]
-    views = view_faces(faces, lay(faces.keypoints.astype(np.float64)), progress=progress)
+    points = faces.keypoints.astype(np.float64)
+    # Onto a mean that is its own mirror image, so that a mirrored copy gives the mirrored view.
+    upright = lay(points, known, symmetric(lay(points, known).mean, known))
+    views = view_faces(faces, upright, progress=progress)
     for i in dict.fromkeys(views.broken):
         broken[faces.origins[i]].append(f"{faces.names[i]}: {views.broken[i]}")
     if views.broken:
@@ -89,7 +92,7 @@ def inspect_data(
             raise DataError(f"data: expected at least one picture that can be read, got none; {broken[0][0]}")
         # The names stay those of the whole: they tell folders apart that may be empty now.
         faces, views = _only(faces, rows), views.select(rows)
-    points = faces.keypoints.astype(np.float64)
+        points = faces.keypoints.astype(np.float64)
     fitted = shapes(points, known)
     keys = [(o, p) if isinstance(faces.parts[o], Samples) else i for i, (o, p) in enumerate(_keys(faces))]
     pairs = near_duplicates(views, keys, progress=progress)

@@ -205,7 +205,7 @@ def _small(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(N, 256) views at 16 x 16, of mean 0 and length 1; of length 0 where there is nothing to see."""
     cells = _SIDE // _SIDE_SMALL
     blocks = pixels.reshape(len(pixels), _SIDE_SMALL, cells, _SIDE_SMALL, cells)
-    small = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pixels), -1)
+    small = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pixels), _SIDE_SMALL**2)
     small -= small.mean(axis=1, keepdims=True)
     length = np.linalg.norm(small, axis=1, keepdims=True)
     # One grey level of deviation a pixel is noise.

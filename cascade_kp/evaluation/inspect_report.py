@@ -65,7 +65,18 @@ def write_inspection(
 def _content(one: Inspection, *, embed_images: bool) -> dict[str, Any]:
     """All that the page shows, as plain values."""
     values = one.to_dict()
-    keep = ("scheme", "protocol", "data", "sizes", "missing", "outside", "keypoints", "correlation", "duplicates")
+    keep = (
+        "scheme",
+        "protocol",
+        "data",
+        "sizes",
+        "missing",
+        "outside",
+        "keypoints",
+        "correlation",
+        "duplicates",
+        "exchanged",
+    )
     suspects = [
         {**entry, **_card(one, suspect.face, suspect.points, embed_images=embed_images)}
         for entry, suspect in zip(values["suspects"][:_SUSPECTS], one.suspects[:_SUSPECTS], strict=True)
@@ -128,7 +139,7 @@ def _bins(one: Inspection, what: str) -> dict[str, Any]:
 
 def _ellipses(one: Inspection) -> list[dict[str, float | None]]:
     """Of each point the axes of its spread: standard deviations in sides of the mean face, and the first one's turn."""
-    answer = []
+    answer: list[dict[str, float | None]] = []
     for k in range(len(one.scheme)):
         square = one.shapes.covariance[2 * k : 2 * k + 2, 2 * k : 2 * k + 2]
         if np.isnan(square).any():

@@ -123,7 +123,14 @@ class Inspection:
         points = self.faces.keypoints.astype(np.float64)
         ends = self.views.sizes[:, None, ::-1]
         beyond = np.maximum(np.maximum(-points, points - ends), 0.0)
-        return np.nan_to_num(beyond).max(axis=2)
+        farthest: NDArray[np.float64] = np.nan_to_num(beyond).max(axis=2)
+        return farthest
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """(N, K) which points are not labelled."""
+        missing: NDArray[np.bool_] = np.isnan(self.faces.keypoints[..., 0])
+        return missing
 
     @functools.cached_property
     def measures(self) -> dict[str, NDArray[np.float64]]:
@@ -162,16 +169,23 @@ class Inspection:
     @functools.cached_property
     def patterns(self) -> list[tuple[tuple[int, ...], int]]:
         """Which points are missing together, and in how many faces; the most frequent first, complete faces too."""
-        missing = np.isnan(self.faces.keypoints).any(axis=2)
-        counts = Counter(tuple(np.flatnonzero(row).tolist()) for row in missing)
+        counts = Counter(tuple(np.flatnonzero(row).tolist()) for row in self.missing)
         return sorted(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
+
+    @property
+    def ranking(self) -> Surprise:
+        """What the faces are ranked by: the model's judgement, if there is one, or their shapes."""
+        return self.surprise if self.judge is None else self.judge.surprise
+
+    @property
+    def exchanged(self) -> tuple[int, ...]:
+        """Positions of the faces in whose labels left and right, or two parts, are likely exchanged."""
+        return tuple(i for i, swap in enumerate(self.ranking.swaps) if swap is not None)
 
     @functools.cached_property
     def suspects(self) -> tuple[Suspect, ...]:
         """The faces whose labels are most likely wrong, the most likely first; by the model, if one was asked."""
-        ranking, scheme = (
-            (self.surprise, self.scheme) if self.judge is None else (self.judge.surprise, self.judge.scheme)
-        )
+        ranking, scheme = self.ranking, self.scheme if self.judge is None else self.judge.scheme
         total = np.where(np.isnan(ranking.total), -np.inf, ranking.total)
         rows = np.argsort(-total, kind="stable")[:_FACES]
         return tuple(self._suspect(int(i), ranking, scheme) for i in rows if np.isfinite(total[i]))
@@ -216,6 +230,7 @@ class Inspection:
             "keypoints": _keypoints(self),
             "correlation": _correlation(self),
             "duplicates": _duplicates(self),
+            "exchanged": len(self.exchanged),
             "suspects": _suspects(self),
             "faces": _faces(self),
         }
@@ -284,7 +299,7 @@ def _quantiles(values: NDArray[np.float64]) -> list[float] | None:
 
 
 def _missing(one: Inspection) -> dict[str, Any]:
-    lost = np.isnan(one.faces.keypoints).any(axis=2)
+    lost = one.missing
     listed = [(points, count) for points, count in one.patterns if points]
     splits = one.origins
     return {
@@ -340,7 +355,7 @@ def _outside(one: Inspection) -> dict[str, Any]:
 def _keypoints(one: Inspection) -> list[dict[str, Any]]:
     """Of each point: counts; mean and spread in the upright frame, in sides of the mean face."""
     region_of = {i: name for name, members in one.scheme.regions.items() for i in members}
-    labelled = ~np.isnan(one.faces.keypoints).any(axis=2)
+    labelled = ~one.missing
     out = one.outside > _OUTSIDE_PX
     distance = np.linalg.norm(one.shapes.points - one.shapes.mean, axis=2)
     answer = []
@@ -428,7 +443,7 @@ def _suspects(one: Inspection) -> list[dict[str, Any]]:
 
 def _faces(one: Inspection) -> dict[str, Any]:
     """Lists over all faces, in one order."""
-    lost = np.isnan(one.faces.keypoints).any(axis=2).sum(axis=1)
+    lost = one.missing.sum(axis=1)
     columns: dict[str, Any] = {
         "name": list(one.faces.names),
         "split": [one.splits[i] for i in one.faces.origins],

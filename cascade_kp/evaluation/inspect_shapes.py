@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cascade_kp.schemes import Scheme
 
-__all__ = ["FLOOR", "Shapes", "calibrated", "enough", "judge", "lay", "likelihood", "shapes"]
+__all__ = ["FLOOR", "Shapes", "calibrated", "enough", "judge", "lay", "likelihood", "shapes", "symmetric"]
 
 Array = NDArray[np.float64]
 
@@ -61,13 +61,14 @@ class Shapes:
 # ---------------------------------------------------------------------------------------------- laying
 
 
-def lay(points: Array, mean: Array | None = None, spread: Array | None = None) -> Shapes:
+def lay(points: Array, scheme: Scheme, mean: Array | None = None, spread: Array | None = None) -> Shapes:
     """Lay faces onto their mean, or onto a given one; robust against single labels that are far off.
 
     Args:
         points: (N, K, 2) px, image frame; NaN where not labelled.
+        scheme: of the K points.
         mean: (K, 2) upright frame; that of the faces by default.
-        spread: (K,) usual distance of each point from the mean, likewise; needed with it.
+        spread: (K,) usual distance of each point from a given mean, likewise; that of the faces by default.
 
     Returns:
         The shapes, without a covariance.
@@ -75,7 +76,7 @@ def lay(points: Array, mean: Array | None = None, spread: Array | None = None) -
     flat = points[..., 0] + 1j * points[..., 1]
     known = ~np.isnan(flat)
     given = None if mean is None else mean[:, 0] + 1j * mean[:, 1]
-    goal = _start(flat, known) if given is None else given
+    goal = _boxed(_start(flat, known), scheme) if given is None else given
     laid, turn, shift = _onto(flat, known & ~np.isnan(goal), goal)
     for _ in range(_ROUNDS):
         distance = np.abs(laid - goal)
@@ -83,7 +84,7 @@ def lay(points: Array, mean: Array | None = None, spread: Array | None = None) -
         weights = known / (1.0 + (np.nan_to_num(distance) / (_FAR * np.maximum(usual, FLOOR))) ** 2)
         weights = np.where(np.isnan(goal) | np.isnan(distance), 0.0, weights)
         if given is None:
-            goal = _boxed(_mean(laid, weights))
+            goal = _boxed(_mean(laid, weights), scheme)
         laid, turn, shift = _onto(flat, weights, goal)
     empty = np.full((2 * len(goal), 2 * len(goal)), np.nan)
     return Shapes(_pairs(laid), _pairs(goal), empty, turn, shift)
@@ -96,7 +97,7 @@ def _start(flat: NDArray[np.complex128], known: NDArray[np.bool_]) -> NDArray[np
         size = np.sqrt((np.abs(np.where(known, flat - centre[:, None], 0)) ** 2).sum(axis=1) / known.sum(axis=1))
         unit = np.where((size > 0)[:, None], (flat - centre[:, None]) / size[:, None], np.nan)
     full = known.sum(axis=1) == known.sum(axis=1).max(initial=0)
-    return _boxed(_mean(unit, (known & full[:, None]).astype(np.float64), _mean(unit, known.astype(np.float64))))
+    return _mean(unit, (known & full[:, None]).astype(np.float64), _mean(unit, known.astype(np.float64)))
 
 
 def _mean(
@@ -109,15 +110,38 @@ def _mean(
     return answer if otherwise is None else np.where(np.isnan(answer), otherwise, answer)
 
 
-def _boxed(mean: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """The same shape with its tight box round (0, 0) and a longer side of 1."""
+def _mirrored(mean: NDArray[np.complex128], scheme: Scheme) -> NDArray[np.complex128]:
+    """A shape as a mirror shows it, from left to right."""
+    return -np.conj(mean[list(scheme.flip)])
+
+
+def symmetric(mean: Array, scheme: Scheme) -> Array:
+    """An upright shape (K, 2) made its own mirror image: what is laid onto it mirrors without moving."""
+    flat = mean[:, 0] + 1j * mean[:, 1]
+    both = np.stack([flat, _mirrored(flat, scheme)])
+    known = ~np.isnan(both)
+    # Of a pair of which one point is never labelled, that one's image stands for both.
+    answer = np.where(known, both, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return _pairs(np.where(known.any(axis=0), answer, np.nan))
+
+
+def _boxed(mean: NDArray[np.complex128], scheme: Scheme) -> NDArray[np.complex128]:
+    """The same shape, upright: its mirror image leans as it does; its tight box round (0, 0), of a longer side of 1."""
+    other = _mirrored(mean, scheme)
+    both = ~np.isnan(mean + other)
+    if both.any():
+        own, image = mean[both] - mean[both].mean(), other[both] - other[both].mean()
+        # Leaning by an angle, it differs from its image by twice as much.
+        lean = np.angle((own * np.conj(image)).sum()) / 2
+        mean = mean * np.exp(-1j * lean)
     labelled = mean[~np.isnan(mean)]
     if not len(labelled):
         return mean
     low = labelled.real.min() + 1j * labelled.imag.min()
     high = labelled.real.max() + 1j * labelled.imag.max()
     side = max((high - low).real, (high - low).imag)
-    return (mean - (low + high) / 2) / (side if side > 0 else 1.0)
+    boxed: NDArray[np.complex128] = (mean - (low + high) / 2) / (side if side > 0 else 1.0)
+    return boxed
 
 
 def _onto(
@@ -178,7 +202,7 @@ def shapes(points: Array, scheme: Scheme, seed: int = 0) -> Shapes:
     Source: Dempster, Laird, Rubin, Maximum Likelihood from Incomplete Data via the EM Algorithm, JRSS B 1977; of
     leaving out single cells: Rousseeuw, Van den Bossche, Detecting Deviating Data Cells, Technometrics 2018.
     """
-    laid = lay(points)
+    laid = lay(points, scheme)
     judged = enough(laid.points)
     size = 2 * len(scheme)
     covariance = np.full((size, size), np.nan)
@@ -202,7 +226,7 @@ def shapes(points: Array, scheme: Scheme, seed: int = 0) -> Shapes:
             kept = np.where(wrong[..., None], np.nan, cells)
         middle, square = _normal(kept.reshape(len(rows), -1))
         mean[columns] = middle.reshape(-1, 2)
-        places = (2 * columns[:, None] + [0, 1]).ravel()
+        places = np.stack([2 * columns, 2 * columns + 1], axis=1).ravel()
         covariance[np.ix_(places, places)] = square
     return Shapes(laid.points, mean, covariance, laid.turns, laid.shifts)
 

@@ -19,6 +19,7 @@ __all__ = ["Block", "Surprise", "Swap", "blocks", "model_surprise", "surprise", 
 
 Array = NDArray[np.float64]
 
+_FEWEST_FACES = 10  # of fewer, none can be told to be unlike the others
 _SWAP_FROM = 3.0  # surprise of a face, from which on it is asked whether names were exchanged
 _SWAP_GAIN = 20.0  # what an exchange must gain in log likelihood
 _SWAP_LEFT = 0.5  # share of the distance that it may leave, at most
@@ -160,7 +161,8 @@ def surprise(points: Array, known: Shapes, scheme: Scheme) -> Surprise:
     """How unlikely faces are by their shape alone.
 
     Each point, region and group of joined points is compared with where the other points of its face expect it; and
-    for faces that stand out it is asked whether an exchange of names would make them likely.
+    for faces that stand out it is asked whether an exchange of names would make them likely. Of fewer than ten faces
+    none is judged.
 
     Args:
         points: (N, K, 2) px, image frame; NaN where not labelled.
@@ -170,7 +172,8 @@ def surprise(points: Array, known: Shapes, scheme: Scheme) -> Surprise:
     tests = blocks(scheme)
     usable = ~np.isnan(np.diag(known.covariance)[::2])
     offsets = np.where(usable[:, None], known.points - known.mean, np.nan)
-    offsets[~enough(offsets)] = np.nan
+    judged = enough(offsets)
+    offsets[~judged if judged.sum() >= _FEWEST_FACES else slice(None)] = np.nan
     square = np.nan_to_num(known.covariance)
     scores = calibrated(judge(offsets, square, [test.points for test in tests]))
     chosen: list[Swap | None] = [None] * len(points)
@@ -181,7 +184,7 @@ def surprise(points: Array, known: Shapes, scheme: Scheme) -> Surprise:
         spread = np.sqrt(np.maximum(np.diag(square).reshape(-1, 2).sum(axis=1), FLOOR**2))
 
         def cost(given: Array) -> tuple[Array, Array]:
-            offset = lay(given, known.mean, spread).points - known.mean
+            offset = lay(given, scheme, known.mean, spread).points - known.mean
             return likelihood(np.where(usable[:, None], offset, np.nan), square)
 
         before, distance = cost(points[rows])

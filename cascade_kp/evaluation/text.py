@@ -100,8 +100,13 @@ def inspection_text(inspection: Inspection, shown: int = 12) -> str:
         lines += [*_aligned(rows, left=0, right=2), ""]
     lines.append(f"there twice: {twice['between']} pairs between splits (leaks), {twice['within']} within")
     rows = [
-        ["leak" if one["between"] else "", one["first"], one["second"], f"{one['alike']:.3f}"]
-        + ["mirrored" if one["mirrored"] else ""]
+        [
+            "leak" if one["between"] else "",
+            one["first"],
+            one["second"],
+            f"{one['alike']:.3f}",
+            "mirrored" if one["mirrored"] else "",
+        ]
         for one in twice["pairs"][:shown]
     ]
     lines += _aligned(rows, left=3) if rows else []

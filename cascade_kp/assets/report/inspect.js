@@ -14,13 +14,12 @@
   // -------------------------------------------------------------------------------------------- head
 
   const twice = data.duplicates;
-  const exchanged = data.suspects.filter((one) => one.exchanged).length;
   document.getElementById("headline").append(
     tile("faces", count(data.data.faces), `in ${some(data.data.pictures, "picture")}`),
     tile("complete", unit(percent(data.missing.complete / data.data.faces, 1)), `${count(data.missing.incomplete)} with missing labels`),
-    tile("leaks", count(twice.between), splits.length > 1 ? "pictures in two splits" : "one split only: none can be", "pairs of pictures that show the same, in two splits"),
+    tile("leaks", count(twice.between), splits.length > 1 ? "pairs between two splits" : "one split only: none can be", "pairs of pictures that show the same, in two splits"),
     tile("there twice", count(twice.within), "pairs within a split", "pairs of pictures that show the same, in one split"),
-    tile("exchanged labels", count(exchanged), "left and right, most likely"),
+    tile("exchanged labels", count(data.exchanged), "left and right, most likely"),
     tile("broken files", count(data.data.broken.length), data.outside.faces ? `${faces(data.outside.faces)} outside the picture` : "no label outside"),
   );
 
@@ -85,7 +84,7 @@
     h(
       "ul",
       { class: "legend" },
-      Object.keys(data.scheme.regions).map((name, i) => h("li", null, s("svg", { width: 12, height: 10, "aria-hidden": true }, s("path", { d: "M6 5h0", class: `dots r-${i % 7}` })), words(name))),
+      Object.keys(data.scheme.regions).map((name, i) => h("li", null, s("svg", { width: 12, height: 10, "aria-hidden": true }, s("path", { d: "M6 5h0", class: `dots key r-${i % 7}` })), words(name))),
     );
 
   // -------------------------------------------------------------------------------------------- suspects
