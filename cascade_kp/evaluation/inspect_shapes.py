@@ -23,6 +23,7 @@ __all__ = ["FLOOR", "Shapes", "calibrated", "enough", "judge", "lay", "likelihoo
 Array = NDArray[np.float64]
 
 _ROUNDS = 6  # of laying faces onto a mean that moves with them
+_GIVEN_ROUNDS = 3  # and onto one that does not
 _FAR = 3.0  # typical distances, from which on a point counts less than half
 FLOOR = 0.003  # how exact labels are taken to be at best, in sides of the face
 _FITTED = 3000  # faces at most that the distribution is estimated from
@@ -78,7 +79,7 @@ def lay(points: Array, scheme: Scheme, mean: Array | None = None, spread: Array 
     given = None if mean is None else mean[:, 0] + 1j * mean[:, 1]
     goal = _boxed(_start(flat, known), scheme) if given is None else given
     laid, turn, shift = _onto(flat, known & ~np.isnan(goal), goal)
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if given is None else _GIVEN_ROUNDS):
         distance = np.abs(laid - goal)
         usual = _median(np.where(known, distance, np.nan)) if spread is None or given is None else spread
         weights = known / (1.0 + (np.nan_to_num(distance) / (_FAR * np.maximum(usual, FLOOR))) ** 2)
@@ -226,7 +227,7 @@ def shapes(points: Array, scheme: Scheme, seed: int = 0) -> Shapes:
             kept = np.where(wrong[..., None], np.nan, cells)
         middle, square = _normal(kept.reshape(len(rows), -1))
         mean[columns] = middle.reshape(-1, 2)
-        places = np.stack([2 * columns, 2 * columns + 1], axis=1).ravel()
+        places = _places(columns)
         covariance[np.ix_(places, places)] = square
     return Shapes(laid.points, mean, covariance, laid.turns, laid.shifts)
 
@@ -252,15 +253,16 @@ def _normal(vectors: Array) -> tuple[Array, Array]:
         return mean, square
     for _ in range(_EM_ROUNDS):
         total = np.zeros((size, size))
-        guess = np.zeros_like(filled)
+        guess = np.where(known, vectors - mean, 0.0)
+        whole = np.linalg.inv(square)
         for mask, rows in masks:
             here, there = np.flatnonzero(mask), np.flatnonzero(~mask)
-            guess[np.ix_(rows, here)] = (vectors[np.ix_(rows, here)] - mean[here]) if len(here) else 0.0
-            if len(there):
-                towards = np.linalg.solve(square[np.ix_(here, here)], square[np.ix_(here, there)])
-                guess[np.ix_(rows, there)] = guess[np.ix_(rows, here)] @ towards
-                left = square[np.ix_(there, there)] - square[np.ix_(there, here)] @ towards
-                total[np.ix_(there, there)] += len(rows) * left
+            if not len(there):
+                continue
+            # Of what is missing, given the rest: precision P_mm, mean -inv(P_mm) P_mo d_o.
+            left = np.linalg.inv(whole[np.ix_(there, there)])
+            guess[np.ix_(rows, there)] = -guess[np.ix_(rows, here)] @ whole[np.ix_(here, there)] @ left
+            total[np.ix_(there, there)] += len(rows) * left
         step = guess.mean(axis=0)
         centred = guess - step
         mean = mean + step
@@ -300,23 +302,54 @@ def judge(offsets: Array, square: Array, groups: Sequence[Sequence[int]]) -> Arr
         groups: indices of the points of each block; of one that is known in part, that part is judged.
     """
     answer = np.full((len(offsets), len(groups)), np.nan)
+    whole = _inverse(square)
+    columns: dict[int, list[int]] = {}  # of groups of one point, which need no loop
+    for t, group in enumerate(groups):
+        if len(group) == 1:
+            columns.setdefault(group[0], []).append(t)
     for mask, rows in _patterns(~np.isnan(offsets[..., 0])):
         here = np.flatnonzero(mask)
         if len(here) < 2:
             continue
-        places = (2 * here[:, None] + [0, 1]).ravel()
-        precision = np.linalg.inv(square[np.ix_(places, places)])
+        precision = _marginal(square, whole, mask)
         pull = offsets[rows][:, here].reshape(len(rows), -1) @ precision
+        force = pull.reshape(len(rows), len(here), 2)
+        own = np.linalg.inv(np.einsum("kakb->kab", precision.reshape(len(here), 2, len(here), 2)))
+        power = np.einsum("nka,kab,nkb->nk", force, own, force)
+        for i, point in enumerate(here.tolist()):
+            for t in columns.get(point, ()):
+                answer[rows, t] = np.sqrt(np.maximum(power[:, i], 0.0) / 2)
         spot = {int(point): i for i, point in enumerate(here)}
         for t, group in enumerate(groups):
-            own = [spot[i] for i in group if i in spot]
-            if not own or len(own) == len(here):
+            members = [spot[i] for i in group if i in spot]
+            if len(group) == 1 or not members or len(members) == len(here):
                 continue
-            at = (2 * np.array(own)[:, None] + [0, 1]).ravel()
-            force = pull[:, at]
-            power = (force * np.linalg.solve(precision[np.ix_(at, at)], force.T).T).sum(axis=1)
-            answer[rows, t] = np.sqrt(np.maximum(power, 0.0) / len(at))
+            at = _places(np.array(members))
+            part = pull[:, at]
+            drawn = (part * np.linalg.solve(precision[np.ix_(at, at)], part.T).T).sum(axis=1)
+            answer[rows, t] = np.sqrt(np.maximum(drawn, 0.0) / len(at))
     return answer
+
+
+def _places(points: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Positions of the coordinates of points."""
+    return np.stack([2 * points, 2 * points + 1], axis=1).ravel()
+
+
+def _inverse(square: Array) -> Array:
+    """The precision of a covariance (2K, 2K) in which a point without variance is one that is never known."""
+    return np.linalg.inv(square + np.diag((np.diag(square) == 0).astype(np.float64))).astype(np.float64, copy=False)
+
+
+def _marginal(square: Array, whole: Array, mask: NDArray[np.bool_]) -> Array:
+    """The precision of some of the points (K,) of a distribution of that covariance and precision."""
+    here, there = _places(np.flatnonzero(mask)), _places(np.flatnonzero(~mask))
+    if len(there) > len(here):
+        return np.linalg.inv(square[np.ix_(here, here)]).astype(np.float64, copy=False)
+    across = whole[np.ix_(there, here)]
+    # By the Schur complement: cheap where little is missing, and that is another thing in each face.
+    precision: Array = whole[np.ix_(here, here)] - across.T @ np.linalg.solve(whole[np.ix_(there, there)], across)
+    return precision
 
 
 def calibrated(values: Array) -> Array:
@@ -335,13 +368,13 @@ def calibrated(values: Array) -> Array:
 def likelihood(offsets: Array, square: Array) -> tuple[Array, Array]:
     """(N,) negative log likelihood, up to a constant, and (N,) squared distance; infinite where nothing is known."""
     cost, distance = np.full((2, len(offsets)), np.inf)
+    whole = _inverse(square)
     for mask, rows in _patterns(~np.isnan(offsets[..., 0])):
         here = np.flatnonzero(mask)
         if not len(here):
             continue
-        places = (2 * here[:, None] + [0, 1]).ravel()
-        part = square[np.ix_(places, places)]
+        precision = _marginal(square, whole, mask)
         vectors = offsets[rows][:, here].reshape(len(rows), -1)
-        distance[rows] = (vectors * np.linalg.solve(part, vectors.T).T).sum(axis=1)
-        cost[rows] = (distance[rows] + np.linalg.slogdet(part)[1]) / 2
+        distance[rows] = ((vectors @ precision) * vectors).sum(axis=1)
+        cost[rows] = (distance[rows] - np.linalg.slogdet(precision)[1]) / 2
     return cost, distance

@@ -20,7 +20,7 @@ __all__ = ["Block", "Surprise", "Swap", "blocks", "model_surprise", "surprise", 
 Array = NDArray[np.float64]
 
 _FEWEST_FACES = 10  # of fewer, none can be told to be unlike the others
-_SWAP_FROM = 3.0  # surprise of a face, from which on it is asked whether names were exchanged
+_SWAP_FROM = 5.0  # surprise of a face, from which on it is asked whether names were exchanged
 _SWAP_GAIN = 20.0  # what an exchange must gain in log likelihood
 _SWAP_LEFT = 0.5  # share of the distance that it may leave, at most
 _NAMED = 12  # points that are named as wrong, at most
