@@ -91,8 +91,10 @@ def blocks(scheme: Scheme) -> tuple[Block, ...]:
         if 1 < len(key) < len(scheme) and key not in seen:
             seen.add(key)
             # The region of an eye may hold its brow; what edges join is the eye alone.
-            taken = any(name == block.name for block in found)
-            found.append(Block(f"{name} ({len(points)} points)" if taken else name, points))
+            ends = f"{scheme.keypoints[points[0]]} to {scheme.keypoints[points[-1]]}"
+            taken = {block.name for block in found}
+            spare = (name, f"{name} ({len(points)} points)", ends, f"{ends} ({len(points)} points)")
+            found.append(Block(next((one for one in spare if one not in taken), f"block {len(found)}"), points))
     return tuple(found)
 
 
@@ -122,8 +124,9 @@ def swaps(scheme: Scheme) -> tuple[Swap, ...]:
             continue
         both = f"{_words(block.name)} and {_words(partner.name)} are exchanged"
         put(both, {i: flip[i] for i in (*block.points, *partner.points)})
-        listed = dict(zip(block.points, partner.points, strict=True))
-        put(f"{both}, as whole lists", listed | {j: i for i, j in listed.items()})
+        if set(block.points).isdisjoint(partner.points):
+            listed = dict(zip(block.points, partner.points, strict=True))
+            put(f"{both}, as whole lists", listed | {j: i for i, j in listed.items()})
     for i, j in enumerate(flip):
         if i < j:
             names = f"{_words(scheme.keypoints[i])} and {_words(scheme.keypoints[j])}"

@@ -128,7 +128,7 @@ def test_calibrated_columns_have_median_zero_and_width_one():
 
 
 @given(made_schemes())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_exchange_undoes_itself(scheme):
     for swap in swaps(scheme):
         order = np.array(swap.order)
