@@ -14,6 +14,7 @@ _COMMANDS = {
     "retrain": "train one region of a model anew, the rest untouched",
     "evaluate": "measure a model on labelled faces",
     "compare": "say what got better or worse between two results",
+    "inspect": "look at labelled faces before training on them",
     "info": "say what a model file holds",
 }
 
