@@ -97,7 +97,7 @@ class DesignConfig:
         name: which one.
         dense: units of the dense layers before the last one, in their order; possibly none.
         activations: what follows each of them, ``relu`` or ``sigmoid``; ``relu`` throughout by default.
-        dropout: probability: after every dense layer in ``mlp`` and ``alexnet``, and once before the last in the others.
+        dropout: probability; after every dense layer in ``mlp`` and ``alexnet``, otherwise once, before the last.
         l2: for each of ``dense``, what the sum of the squares of its weights costs, beside a loss of px squared.
         stages: how many of the four residual stages are kept.
         width: channels of the first stage or convolution, which those of all others follow.
@@ -275,7 +275,9 @@ class CascadeConfig:
         check(self.max_doubt is None or self.max_doubt > 0.0, "max_doubt", "above 0", self.max_doubt)
         judged = self.first is None or self.first.design is None
         check(judged, "first", "a network that can judge a box, which no design can", self.first)
-        check(not (self.whole_picture and self.regions), "whole_picture", "false in a model with regions", got=True)
+        alone = not self.regions and self.passes == 1
+        expected = "false in a model with regions or several passes"
+        check(alone or not self.whole_picture, "whole_picture", expected, self.whole_picture)
 
 
 @dataclass(frozen=True)

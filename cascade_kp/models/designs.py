@@ -36,12 +36,12 @@ class _Body(NamedTuple):
 
     Attributes:
         features: (N, 1, s, s), or (N, 3, s, s), in [0, 1] -> (N, C, h, w).
-        count: C * h * w.
+        width: C * h * w.
         grey: it sees luma.
     """
 
     features: nn.Module
-    count: int
+    width: int
     grey: bool = True
 
 
@@ -85,7 +85,7 @@ class Design(nn.Module):
         super().__init__()
         self.grey = body.grey
         self.features = body.features
-        self.dense, width = _dense(config, body.count)
+        self.dense, width = _dense(config, body.width)
         self.points = nn.Linear(width, 2 * keypoints)
         squashes: dict[str, nn.Module] = {"leaky_cnn": nn.Sigmoid(), "cascade_paper": nn.ReLU()}
         self.squash = squashes.get(config.name, nn.Identity())
@@ -101,8 +101,8 @@ class Design(nn.Module):
         """See the class."""
         x = self.dense(self.features(luma(x) if self.grey else x).flatten(1))
         with full_precision(x):
-            points: Tensor = self.squash(self.points(x.to(self.points.weight.dtype)))
-        return points.unflatten(1, (-1, 2))
+            points: Tensor = self.squash(self.points(x.to(self.points.weight.dtype))).unflatten(1, (-1, 2))
+        return points
 
     def penalty(self) -> Tensor | None:
         """The sum over dense layers of their ``l2`` times the squares of their weights, crop units squared.
@@ -278,10 +278,13 @@ def _darknet53(config: DesignConfig, input_px: int) -> _Body:  # noqa: ARG001
     layers: list[nn.Module] = [_dark(3, channels, 3)]
     for count in _DARKNET:
         layers.append(_dark(channels, 2 * channels, 3, 2))
-        for _ in range(count):
-            layers.append(Shortcut(nn.Sequential(_dark(2 * channels, channels, 1), _dark(channels, 2 * channels, 3))))
+        layers += [Shortcut(_squeezed(2 * channels)) for _ in range(count)]
         channels *= 2
     return _Body(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), channels, grey=False)
+
+
+def _squeezed(channels: int) -> nn.Sequential:
+    return nn.Sequential(_dark(channels, channels // 2, 1), _dark(channels // 2, channels, 3))
 
 
 def _dark(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:

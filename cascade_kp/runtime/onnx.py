@@ -275,7 +275,7 @@ def _design(graph: _Graph, net: KeypointNet, x: str) -> tuple[str, str, str]:
     return graph.node("Reshape", x, graph.constant([0, -1, 2])), log_sigma, face
 
 
-def _module(graph: _Graph, module: nn.Module, x: str) -> str:  # noqa: PLR0911 (one for each kind)
+def _module(graph: _Graph, module: nn.Module, x: str) -> str:
     """A module of a design, as nodes.
 
     Raises:
@@ -285,30 +285,31 @@ def _module(graph: _Graph, module: nn.Module, x: str) -> str:  # noqa: PLR0911 (
         for child in module:
             x = _module(graph, child, x)
         return x
-    if isinstance(module, nn.Conv2d):
-        return graph.conv(x, module)
-    if isinstance(module, nn.Linear):
-        return graph.linear(x, module)
-    if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
-        kernel, stride = cast("int", module.kernel_size), cast("int", module.stride)
-        kind = "MaxPool" if isinstance(module, nn.MaxPool2d) else "AveragePool"
-        return graph.node(kind, x, kernel_shape=[kernel] * 2, strides=[stride] * 2)
-    if isinstance(module, nn.LeakyReLU):
-        return graph.node("LeakyRelu", x, alpha=module.negative_slope)
-    if isinstance(module, nn.Unflatten):
-        return graph.node("Reshape", x, graph.constant([0, *cast("tuple[int, ...]", module.unflattened_size)]))
-    if isinstance(module, LastStage):
-        return _trunk(graph, module.trunk, x)[-1]
     if isinstance(module, Shortcut):
         return graph.node("Add", x, _module(graph, module.inner, x))
     if isinstance(module, Parallel):
         return graph.node("Concat", *[_module(graph, branch, x) for branch in module.branches], axis=1)
-    if isinstance(module, (nn.Identity, nn.Dropout)):
+    if isinstance(module, LastStage):
+        return _trunk(graph, module.trunk, x)[-1]
+    return _layer(graph, module, x)
+
+
+def _layer(graph: _Graph, layer: nn.Module, x: str) -> str:
+    if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        return graph.conv(x, layer) if isinstance(layer, nn.Conv2d) else graph.linear(x, layer)
+    if isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)):
+        kernel, stride = cast("int", layer.kernel_size), cast("int", layer.stride)
+        pool = "MaxPool" if isinstance(layer, nn.MaxPool2d) else "AveragePool"
+        return graph.node(pool, x, kernel_shape=[kernel] * 2, strides=[stride] * 2)
+    if isinstance(layer, nn.LeakyReLU):
+        return graph.node("LeakyRelu", x, alpha=layer.negative_slope)
+    if isinstance(layer, nn.Unflatten):
+        return graph.node("Reshape", x, graph.constant([0, *cast("tuple[int, ...]", layer.unflattened_size)]))
+    if isinstance(layer, (nn.Identity, nn.Dropout)):
         return x
-    for kind, name in _ONE_NODE.items():
-        if isinstance(module, kind):
-            return graph.node(name, x)
-    raise NotImplementedError(f"{type(module).__name__}: expected a module that can be written as ONNX")
+    if type(layer) not in _ONE_NODE:
+        raise NotImplementedError(f"{type(layer).__name__}: expected a module that can be written as ONNX")
+    return graph.node(_ONE_NODE[type(layer)], x)
 
 
 _ONE_NODE: dict[type[nn.Module], str] = {
