@@ -90,9 +90,8 @@ class Design(nn.Module):
         squashes: dict[str, nn.Module] = {"leaky_cnn": nn.Sigmoid(), "cascade_paper": nn.ReLU()}
         self.squash = squashes.get(config.name, nn.Identity())
         self._l2 = [weight / input_px**2 for weight in config.l2 or ()]
-        if not isinstance(self.features, nn.Identity):
-            _start(self.features)
-        _start(self.dense)
+        for part in (self.features, self.dense):
+            _start(part)
         # Every point starts in the middle: from there a ReLU can still move, and 0.5 is a sigmoid's 0.
         nn.init.normal_(self.points.weight, std=0.001)
         nn.init.constant_(self.points.bias, 0.0 if isinstance(self.squash, nn.Sigmoid) else 0.5)
@@ -156,12 +155,10 @@ def _dense(config: DesignConfig, inputs: int) -> tuple[nn.Sequential, int]:
 def _start(module: nn.Module) -> None:
     """Weights that keep the size of what passes through, He et al., 2015."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(part, nn.Linear):
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-        if isinstance(part, (nn.Conv2d, nn.Linear)) and part.bias is not None:
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
