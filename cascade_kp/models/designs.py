@@ -153,10 +153,11 @@ def _dense(config: DesignConfig, inputs: int) -> tuple[nn.Sequential, int]:
 
 
 def _start(module: nn.Module) -> None:
-    """Weights that keep the size of what passes through, He et al., 2015."""
+    """Weights that keep the size of what passes through, He et al., 2015; before a norm those of our trunk."""
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            mode = "fan_in" if part.bias is not None else "fan_out"
+            nn.init.kaiming_normal_(part.weight, mode=mode, nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
 
