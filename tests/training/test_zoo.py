@@ -189,7 +189,7 @@ class TestWholePictures:
         (face,) = pipe(np.zeros((480, 480, 3), np.uint8))
         np.testing.assert_allclose(face.keypoints, mean.numpy() * 480, atol=480 * 0.02)
         (wide,) = pipe(np.zeros((300, 480, 3), np.uint8))  # the square round the picture's middle
-        np.testing.assert_allclose(wide.keypoints, face.keypoints - [0, 90], atol=0.5)
+        np.testing.assert_allclose(wide.keypoints, face.keypoints - [0, 90], atol=1.5)
         # The radius that holds 68 % of held-out errors.
         held = faces.validation
         points = geometry.apply(held.crops.to_image[held.rows], held.points).numpy() * 5
