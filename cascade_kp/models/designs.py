@@ -10,7 +10,7 @@ nothing there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ def _start(module: nn.Module) -> None:
     """Weights that keep the size of what passes through, He et al., 2015; before a norm those of our trunk."""
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)):
-            mode = "fan_in" if part.bias is not None else "fan_out"
+            mode: Literal["fan_in", "fan_out"] = "fan_in" if part.bias is not None else "fan_out"
             nn.init.kaiming_normal_(part.weight, mode=mode, nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
