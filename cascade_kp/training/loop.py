@@ -318,7 +318,12 @@ def _asked(
         "extra_share": [sources.share, sources.until],
         "start": "" if start is None else _digest(start),
     }
-    described["training"].pop("sheet_every")
+    network, training = described["network"], described["training"]
+    training.pop("sheet_every")
+    # What came later is told where it is used, so that a training that was begun before it goes on.
+    for table, key in ((network, "boxed"), (network["net"], "design"), (training, "ninefold")):
+        if not table[key]:
+            del table[key]
     result: dict[str, Any] = json.loads(json.dumps(described))
     return result
 

@@ -18,6 +18,7 @@ from cascade_kp.config import (
     LossConfig,
     NetConfig,
     PhotometricConfig,
+    TrunkConfig,
 )
 from cascade_kp.data.augment import KINDS, ninefold_moves, ninefold_pixels
 from cascade_kp.data.readers import read_300w, write_sample
@@ -26,6 +27,7 @@ from cascade_kp.errors import InputError
 from cascade_kp.evaluation.protocol import evaluate
 from cascade_kp.schemes import load_scheme
 from cascade_kp.training import loop
+from cascade_kp.training.checkpoint import load_checkpoint
 from cascade_kp.training.journey import hold_out, load_faces, train
 from cascade_kp.training.loop import averaged
 from cascade_kp.training.parts import draw_batch, parts_of, step_generator
@@ -232,6 +234,17 @@ def test_a_stopped_training_with_dropout_ends_with_the_same_bits(zoo, tmp_path, 
     torch.rand(3)  # the caller's own numbers make no difference
     halves = train(recipe, zoo, tmp_path / "halves", quiet=True)
     assert whole.path.read_bytes() == halves.path.read_bytes()
+
+
+def test_a_checkpoint_tells_of_designs_only_where_there_is_one(zoo, tmp_path):
+    recipe = picture_recipe("mlp")
+    plain = dataclasses.replace(recipe.model, coarse=NetConfig(32, TrunkConfig(width=8, stages=2)), whole_picture=False)
+    for name, model in (("mlp", recipe.model), ("plain", plain)):
+        train(dataclasses.replace(recipe, model=model), zoo, tmp_path / name, only=["coarse"], quiet=True)
+        asked = load_checkpoint(tmp_path / name / "coarse.pt")["asked"]
+        told = {"design" in asked["network"]["net"], "boxed" in asked["network"]}
+        assert told == {name == "mlp"}
+        assert "ninefold" not in asked["training"]
 
 
 def test_l2_makes_weights_smaller(zoo, tmp_path):
