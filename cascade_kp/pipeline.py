@@ -75,7 +75,8 @@ class Pipeline:
         detector: any callable ``image (H, W, 3) uint8 RGB -> (N, 5)`` xyxy px and score, boxes tight round the
             keypoints; ``"default"`` for the embedded one; None takes the whole picture as one face. The default one
             also turns a picture in which it finds nothing upright; a ``FaceDetector()`` of your own does not, which
-            is quicker on pictures without a face.
+            is quicker on pictures without a face. A model of whole pictures has no use for the default one, and takes
+            the picture.
         min_score: a detected box counts as a face if stage one gives it at least this probability, and is sure enough
             of its points (the model's ``max_doubt``). Boxes that the caller supplies are never rejected.
 
@@ -112,10 +113,15 @@ class Pipeline:
         self._reference = cascade.coarse.reference.clone()
         self._runtime = make_runtime(cascade, device, backend, threads)
         self._stage: Stage = stage
-        self._detector: Detector | None = FaceDetector() if isinstance(detector, str) else detector
+        default = default and not self._info.config.whole_picture
+        self._detector: Detector | None = None
+        if not isinstance(detector, str):
+            self._detector = detector
+        elif default:
+            self._detector = FaceDetector()
         limit = self._info.config.max_doubt
         self._max_doubt = np.inf if limit is None else limit
-        self._turn = detector == "default"
+        self._turn = default
 
     @property
     def info(self) -> ModelInfo:

@@ -1,8 +1,8 @@
 """Keypoint schemes: what the points of a face are called, and how they hang together.
 
 A :class:`Scheme` is plain data that proves itself when it is made: a scheme that exists is one that can
-be trained on, mirrored and merged. Three are embedded, ``ibug68``, ``ibug51`` and ``kaggle15``; one's own
-is a TOML file::
+be trained on, mirrored and merged. Embedded are ``ibug68``, ``ibug51``, ``kaggle15`` and three of noses; one's
+own is a TOML file::
 
     name = "noses"                                # how the scheme calls itself
     keypoints = ["nose_tip", "left_nostril", "right_nostril", "left_eye", "right_eye"]

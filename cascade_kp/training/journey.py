@@ -242,7 +242,10 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         samples = read_samples(data / folder, scheme)
         names = [f"{folder}/{name}" for name in samples.names]
         unseen -= set(names)
-        inside = np.array([name in held for name in names]) if held is not None else hold_out(samples)
+        if held is not None:
+            inside = np.array([name in held for name in names])
+        else:
+            inside = hold_out(samples, recipe.data.validation_share, recipe.data.validation_seed)
         train.append(samples.select(np.flatnonzero(~inside)))
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
@@ -259,14 +262,11 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
     def pool(parts: list[Samples], missing: MissingPolicy) -> Pool:
         placed = [_placeable(part, reference) for part in parts]
         model = recipe.model
-        crops = build_cache(
-            [part for part, _ in placed],
-            cache,
-            model.working_face_px,
-            model.working_context,
-            boxes=[boxes for _, boxes in placed],
-        )
-        return Pool.of(crops, reference, missing, scheme.keypoints)
+        boxes = [_pictures(part) if model.whole_picture else box for part, box in placed]
+        chosen = [part for part, _ in placed]
+        crops = build_cache(chosen, cache, model.working_face_px, model.working_context, boxes=boxes)
+        given = torch.from_numpy(np.concatenate(boxes)) if model.whole_picture else None
+        return Pool.of(crops, reference, missing, scheme.keypoints, given)
 
     policy = recipe.data.missing
     learnt, further = pool(train, policy), pool(extra, policy) if extra else None
@@ -291,6 +291,12 @@ def _placeable(samples: Samples, reference: Tensor) -> tuple[Samples, NDArray[np
     return samples.select(kept.tolist()), boxes[kept].numpy()
 
 
+def _pictures(samples: Samples) -> NDArray[np.float32]:
+    """(N, 4) xyxy px, the boxes of the whole pictures."""
+    sizes = [sample["image"].shape[:2] for sample in samples]  # decoded: a header does not say which way up
+    return np.array([[0, 0, w, h] for h, w in sizes], np.float32).reshape(-1, 4)
+
+
 def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> None:
     """Make sure that no picture is on both sides.
 
@@ -306,14 +312,20 @@ def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> N
         )
 
 
-def hold_out(samples: Samples) -> NDArray[np.bool_]:
+def hold_out(samples: Samples, share: float = _HELD_OUT, seed: int = 0) -> NDArray[np.bool_]:
     """(N,) bool: about one picture in ten, chosen by a hash of its path from the root, always the same ones.
 
-    All faces of a picture go the same way. Of few pictures at least one is held out.
+    All faces of a picture go the same way. Of few pictures at least one is held out, and at least one is not.
+
+    Args:
+        samples: the faces.
+        share: of the pictures that is held out.
+        seed: another one chooses other pictures.
     """
     pictures = [Path(os.path.relpath(path, samples.root)).as_posix() for path in samples.paths]
-    ranks = {name: hashlib.blake2b(name.encode(), digest_size=8).digest() for name in set(pictures)}
-    count = max(1, round(len(ranks) * _HELD_OUT)) if len(ranks) > 1 else 0
+    key = str(seed).encode() if seed else b""
+    ranks = {name: hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in set(pictures)}
+    count = min(max(1, round(len(ranks) * share)), len(ranks) - 1) if len(ranks) > 1 else 0
     held = set(sorted(ranks, key=lambda name: ranks[name])[:count])
     return np.array([name in held for name in pictures])
 
