@@ -320,6 +320,11 @@ def available_schemes() -> tuple[str, ...]:
     return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
+def as_scheme(scheme: str | Path | Scheme) -> Scheme:
+    """The scheme itself, or the one of that name or file (:func:`load_scheme`)."""
+    return scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+
+
 def load_scheme(name_or_path: str | Path) -> Scheme:
     """Load an embedded scheme by name, or one's own from a TOML file.
 

@@ -13,7 +13,7 @@ import numpy as np
 from cascade_kp.data.gathering import TO_CONTINUOUS, Gathering, check_frame, checked_points, relative_picture
 from cascade_kp.errors import DataError
 from cascade_kp.files import write_file
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,7 @@ def read_coco(
     """
     shift = TO_CONTINUOUS[check_frame(frame, "frame")]
     source = Path(path)
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     found = Gathering(source, known, images=images, skip_bad=skip_bad)
     data = _load(source)
     orders = _orders(data["categories"], found)
@@ -93,7 +93,7 @@ def read_coco(
     return found.samples()
 
 
-def write_coco(path: str | os.PathLike[str], samples: Sequence[Sample], scheme: Scheme) -> None:
+def write_coco(path: str | os.PathLike[str], samples: Sequence[Sample], scheme: str | Path | Scheme) -> None:
     """Write faces as COCO keypoint JSON, whole or not at all; :func:`read_coco` reads them back to 1e-4 px.
 
     There is one category, ``face``, with the scheme's names and edges. Keypoints are 0-based pixel centres (0.5 less
@@ -103,12 +103,13 @@ def write_coco(path: str | os.PathLike[str], samples: Sequence[Sample], scheme: 
     Args:
         path: The file; one that exists is replaced.
         samples: The faces; their pictures are files.
-        scheme: Of their keypoints.
+        scheme: Of their keypoints: a name, a file or the scheme itself.
 
     Raises:
         InputError: A sample's keypoints are not the scheme's, its picture is no file, or the file cannot be written.
         ImageError: A picture cannot be decoded.
     """
+    scheme = as_scheme(scheme)
     target = Path(path)
     images: dict[str, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []

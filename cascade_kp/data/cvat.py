@@ -11,7 +11,7 @@ from cascade_kp.data.gathering import Gathering
 from cascade_kp.data.xml_tree import walk_xml
 from cascade_kp.errors import DataError
 from cascade_kp.formats import parse_number
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     import os
@@ -62,7 +62,7 @@ def read_cvat(
     Source: CVAT documentation, "XML annotation format", version 1.1.
     """
     source = Path(path)
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     found = Gathering(source, known, images=images, skip_bad=skip_bad)
 
     def take(element: Element) -> None:

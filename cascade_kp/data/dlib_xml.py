@@ -10,7 +10,7 @@ import numpy as np
 from cascade_kp.data.gathering import TO_CONTINUOUS, Gathering
 from cascade_kp.data.xml_tree import walk_xml
 from cascade_kp.errors import DataError
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     import os
@@ -54,7 +54,7 @@ def read_dlib(
     Source: dlib, ``tools/imglab`` and ``dlib/data_io/image_dataset_metadata.h``.
     """
     source = Path(path)
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     found = Gathering(source, known, images=images, skip_bad=skip_bad)
 
     def take(image: Element) -> None:

@@ -18,7 +18,7 @@ from cascade_kp.data.samples import Entry, PicturePixels, Samples
 from cascade_kp.data.tables import keypoint_columns, open_table, row_points
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.files import write_file
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     import os
@@ -79,7 +79,7 @@ def read_kaggle(
     source = Path(path)
     if source.suffix.lower() == ".npz":
         source, pictures = source.with_name(_LABELS_FILE), source
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     table = open_table(source)
     columns = _columns(table, known, source)
     place = {name: i for i, name in enumerate(table.header)}
@@ -132,7 +132,7 @@ def read_kaggle_labels(path: str | os.PathLike[str], scheme: str | Path | Scheme
         SchemeError: The scheme is unknown.
     """
     source = Path(path)
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     table = open_table(source)
     columns = _columns(table, known, source)
     found = []
@@ -145,19 +145,20 @@ def read_kaggle_labels(path: str | os.PathLike[str], scheme: str | Path | Scheme
 
 
 def write_kaggle(
-    path: str | os.PathLike[str], samples: Sequence[Sample], scheme: Scheme, *, labels: bool = True
+    path: str | os.PathLike[str], samples: Sequence[Sample], scheme: str | Path | Scheme, *, labels: bool = True
 ) -> None:
     """Write faces as Kaggle does, whole or not at all: ``training.csv``, or without labels ``test.csv``.
 
     Args:
         path: The file; one that exists is replaced.
         samples: Faces of 96x96 px, grey.
-        scheme: Of their keypoints, whose names become the columns'.
+        scheme: Of their keypoints: a name, a file or the scheme itself, whose names become the columns'.
         labels: Whether to write the labels; without, ``ImageId`` (from 1) and ``Image`` are the only columns.
 
     Raises:
         InputError: A picture is no grey 96x96 one, the keypoints are not the scheme's, or the file cannot be written.
     """
+    scheme = as_scheme(scheme)
     names = [f"{name}_{axis}" for name in scheme.keypoints for axis in "xy"] if labels else [_NUMBER]
     lines = [",".join([*names, _PIXELS])]
     for number, sample in enumerate(samples, start=1):

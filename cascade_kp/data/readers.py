@@ -27,7 +27,7 @@ from cascade_kp.data.samples import Entry, PictureFile, Samples
 from cascade_kp.data.tables import open_table, read_csv
 from cascade_kp.data.xml_tree import root_tag
 from cascade_kp.errors import DataError, InputError
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -88,7 +88,7 @@ def read_300w(
         raise DataError(
             f"{folder}: expected a folder with .pts files, got {'a file' if folder.exists() else 'nothing'}"
         )
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     members = None if region is None else list(known.region(region))
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
@@ -155,7 +155,7 @@ def read_samples(
     if source.is_dir():
         _refuse_arguments(source, "a folder of .pts files", frame=frame, images=images)
         return read_300w(source, skip_bad=skip_bad, scheme=scheme, region=region)
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     if region is not None:
         known.region(region)  # refuses an unknown one
     kind = _kind(source)

@@ -22,7 +22,7 @@ from cascade_kp.data.samples import Samples
 from cascade_kp.errors import DataError
 from cascade_kp.files import write_file
 from cascade_kp.formats import csv_header, csv_line, parse_number
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     import os
@@ -107,7 +107,7 @@ def read_csv(
         SchemeError: The scheme is unknown.
     """
     source = Path(path)
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     found = Gathering(source, known, images=images, skip_bad=skip_bad)
     table = open_table(source)
     shift = TO_CONTINUOUS[_frame(table, known, frame, source)]
@@ -132,20 +132,21 @@ def read_csv(
 
 
 def write_csv(
-    path: str | os.PathLike[str], samples: Sequence[Sample], scheme: Scheme, *, frame: str = "corner"
+    path: str | os.PathLike[str], samples: Sequence[Sample], scheme: str | Path | Scheme, *, frame: str = "corner"
 ) -> None:
     """Write faces as a CSV that states its frame, whole or not at all; :func:`read_csv` reads them back to 1e-4 px.
 
     Args:
         path: The file; one that exists is replaced. Names of pictures in it are relative to it.
         samples: The faces; their pictures are files.
-        scheme: Of their keypoints.
+        scheme: Of their keypoints: a name, a file or the scheme itself.
         frame: Of the numbers written; see :func:`read_csv`.
 
     Raises:
         InputError: A sample's keypoints are not the scheme's, its picture is no file, the frame is unknown, or the file
             cannot be written.
     """
+    scheme = as_scheme(scheme)
     shift = TO_CONTINUOUS[check_frame(frame, "frame")]
     target = Path(path)
     header = ["image", *(f"{name}_{axis}" for name in scheme.keypoints for axis in "xy")]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cascade_kp import geometry
 from cascade_kp.data.readers import Samples, read_samples, read_split
+from cascade_kp.data.samples import PictureFile
 from cascade_kp.errors import DataError, ImageError, SchemeError
 from cascade_kp.evaluation.result import EVERYTHING
 from cascade_kp.formats import read_pts
@@ -101,6 +102,12 @@ class LabelledFaces:
         """
         part, row = self._place(i)
         return part[row]["image"]
+
+    def file(self, i: int) -> Path | None:
+        """The file of a face's picture; None where a reader of another kind has it, or it lies in a table."""
+        part, row = self._place(i)
+        picture = part.entries[row].picture if isinstance(part, Samples) else None
+        return picture.path if isinstance(picture, PictureFile) else None
 
     def _place(self, i: int) -> tuple[Sequence[Sample], int]:
         """The part that a face is of, and its position there."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascade_kp.data.readers import Samples, read_300w
+from cascade_kp.data.readers import Samples, read_samples
 from cascade_kp.draw import contact_sheet, draw_faces
 from cascade_kp.errors import DataError, SchemeError
 from cascade_kp.evaluation.faces import LabelledFaces, read_faces
@@ -26,7 +26,7 @@ from cascade_kp.evaluation.protocol import evaluate
 from cascade_kp.formats import read_pts
 from cascade_kp.metrics import nme
 from cascade_kp.pipeline import Pipeline
-from cascade_kp.schemes import Scheme, available_schemes, convert, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme, available_schemes, convert, load_scheme
 from cascade_kp.structures import Face
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def inspect_data(
     """Look at labelled faces before training on them.
 
     Args:
-        data: folders in the layout of :func:`cascade_kp.read_300w`, or sequences of samples; each is a split.
+        data: what :func:`cascade_kp.read_samples` reads, or sequences of samples; each is a split.
         scheme: of the labels; by default the model's, or ``ibug68``.
         model: an embedded model's name, or a model file: labels are then ranked by how far they are from its answers,
             in radii of its own ``sigma``. That says little of faces that the model was trained on.
@@ -71,10 +71,7 @@ def inspect_data(
     """
     given = _parts(data)
     pipe = None if model is None else Pipeline(model, threads=threads, device=device, backend=backend)
-    if scheme is None:
-        known = load_scheme("ibug68") if pipe is None else pipe.scheme
-    else:
-        known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = (load_scheme("ibug68") if pipe is None else pipe.scheme) if scheme is None else as_scheme(scheme)
     if pipe is not None:
         convert(np.zeros((1, len(known), 2)), known, pipe.scheme)  # says at once what does not fit
     parts = [_read(Path(one), known) if isinstance(one, str | os.PathLike) else one for one in given]
@@ -131,11 +128,11 @@ def _read(folder: Path, scheme: Scheme) -> Samples:
         SchemeError: all files have another number of points.
     """
     try:
-        return read_300w(folder, scheme=scheme)
+        return read_samples(folder, scheme)
     except DataError:
         # Something is broken: all that is, in one go. This decodes every picture, so it is not the first try.
         try:
-            return read_300w(folder, scheme=scheme, skip_bad=True)
+            return read_samples(folder, scheme, skip_bad=True)
         except DataError as error:
             counts = _point_counts(folder)
             if len(counts) == 1 and len(scheme) not in counts:

@@ -131,8 +131,9 @@ def _pictures(faces: LabelledFaces) -> Iterator[list[int]]:
 
 
 def _read(faces: LabelledFaces, i: int, scale: float) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    if isinstance(faces.parts[faces.origins[i]], Samples):
-        return read_reduced(faces.paths[i], scale)
+    picture = faces.file(i)
+    if picture is not None:
+        return read_reduced(picture, scale)
     image = faces.picture(i)
     return image, (image.shape[0], image.shape[1])
 
