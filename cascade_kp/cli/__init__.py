@@ -15,6 +15,7 @@ _COMMANDS = {
     "evaluate": "measure a model on labelled faces",
     "compare": "say what got better or worse between two results",
     "inspect": "look at labelled faces before training on them",
+    "submit": "answer Kaggle's facial keypoints competition",
     "info": "say what a model file holds",
 }
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folders, tmp_path, monkeyp
 def test_folders_without_faces(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "found no .pts file" in refused(run(tmp_path / "empty", "--save", tmp_path / "a.json"))
-    assert "expected a folder" in refused(run(tmp_path / "none"))
+    assert "expected an annotation file or a folder" in refused(run(tmp_path / "none"))
     assert "at least one folder" in refused(run())
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
