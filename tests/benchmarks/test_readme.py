@@ -103,7 +103,7 @@ def test_blocks_in_examples_are_left_alone(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (block("speed"), r"README.md:1: expected a block of accuracy, .*, got speed"),
+        (block("speed"), r"README.md:1: expected a block of ablation, accuracy, .*, got speed"),
         (f"<!-- begin faces: {NOTE} -->\n", r"README.md: block faces has no line <!-- end faces -->"),
         ("\n<!-- end faces -->\n", r"README.md:2: expected the end of no block, got that of faces"),
         (
