@@ -242,6 +242,9 @@ class CascadeConfig:
             box's area; None does not ask. Depends on the scheme and is chosen on validation pictures.
         whole_picture: the box that stage one is given is that of the whole picture, in training and by a pipeline to
             which nobody gives boxes or a detector: for systems that have none.
+        within_face: where the box of the keypoints lies in a box of the embedded detector's, for a scheme of other
+            parts of the face than that box is tight round: x0, y0, x1, y1 from its middle, in roots of its area, of an
+            upright face. None takes the detector's box as it is.
     """
 
     coarse: NetConfig
@@ -259,6 +262,7 @@ class CascadeConfig:
     working_context: float = 2.0
     max_doubt: float | None = None
     whole_picture: bool = False
+    within_face: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
@@ -283,6 +287,9 @@ class CascadeConfig:
         alone = not self.regions and self.passes == 1
         expected = "false in a model with regions or several passes"
         check(alone or not self.whole_picture, "whole_picture", expected, self.whole_picture)
+        place = self.within_face
+        fine = place is None or (len(place) == 4 and place[0] < place[2] and place[1] < place[3])
+        check(fine, "within_face", "x0, y0, x1, y1 with x0 < x1 and y0 < y1", place)
 
 
 @dataclass(frozen=True)

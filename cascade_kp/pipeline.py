@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_kp import geometry, images
-from cascade_kp.detect import FaceDetector, non_maximum_suppression
+from cascade_kp.detect import FaceDetector, boxes_within, non_maximum_suppression
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.runtime import Points, make_runtime
 from cascade_kp.structures import Face
@@ -261,15 +261,25 @@ class Pipeline:
             if not np.isfinite(found[:, 4]).all():
                 raise InputError(f"{images.describe(source)}: detector: expected finite scores, got {found[:, 4]}")
             return self._judge(image, found, np.zeros(len(found), np.float32), self._min_score)
-        found, rolls = detector.detect(image)
+        found, rolls = self._searched(detector, image)
         faces = self._judge(image, found, np.radians(rolls), self._min_score)
         quick = replace(detector, max_side=min(detector.max_side, _RETRY_SIDE_PX))
         for tried in _RETRY_ROLLS_DEG if self._turn else ():
             if len(faces):
                 break
-            found, rolls = quick.detect(image, tried)
+            found, rolls = self._searched(quick, image, tried)
             faces = self._judge(image, found, np.radians(rolls), max(self._min_score, _RETRY_MIN_SCORE))
         return faces
+
+    def _searched(
+        self, detector: FaceDetector, image: NDArray[np.uint8], turns: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What :meth:`FaceDetector.detect` finds, with boxes round the model's own points."""
+        found, rolls = detector.detect(image, turns)
+        place = self._info.config.within_face
+        if place is not None:
+            found = np.concatenate([boxes_within(found[:, :4], rolls, place), found[:, 4:]], axis=1)
+        return found, rolls
 
     def _judge(
         self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32], min_score: float

@@ -12,6 +12,7 @@ from cascade_kp.cli._settings import parse
 
 if TYPE_CHECKING:
     from cascade_kp.training.assemble import Table
+    from cascade_kp.training.recipe import Recipe
 
 __all__ = ["Train", "main", "percent"]
 
@@ -23,12 +24,19 @@ class Train:
     Every setting of the recipe can be overridden by its dotted name: --optim.lr 3e-4 for every network,
     --coarse.optim.lr 3e-4 for one, --model.passes 1, --data.missing mean, --run.devices 2. Under torchrun the same
     command shares the work among its processes.
+
+    Points of your own need no recipe: --init ibug68 --scheme my.toml --data my.json trains the networks of that model
+    on from its weights.
     """
 
-    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-    """An embedded recipe's name, or a TOML file."""
-    data: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
-    """Folder that the recipe's data folders are relative to."""
+    recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
+    """An embedded recipe's name, or a TOML file; needless with --init."""
+    data: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path()
+    """Folder that the recipe's data folders are relative to; without one, the annotated faces: a file or folder."""
+    init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Begin every network with the weights of this model's; without a recipe, take its cascade too."""
+    scheme: Annotated[str | None, tyro.conf.arg(metavar="SCHEME")] = None
+    """A keypoint scheme's name or TOML file, in place of the recipe's or the model's."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for checkpoints, logs, figures, sheets and caches; runs/<recipe's name> by default."""
     splits: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("datasets")
@@ -46,18 +54,33 @@ class Train:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     args, settings = parse(Train, arguments, "cascade-kp train")
-    from cascade_kp.training.recipe import load_recipe
-
-    recipe = load_recipe(args.recipe, settings)  # what is wrong with it is said before anything heavy is loaded
+    recipe = _recipe(args, settings)  # what is wrong with it is said before anything heavy is loaded
     set_threads(args.threads)
     from cascade_kp.training.journey import train
 
     out = args.out if args.out is not None else Path("runs") / recipe.name
-    trained = train(recipe, args.data, out, splits=args.splits, save=args.save, only=args.only, start=args.start)
+    root = args.data if args.recipe is not None else args.data.resolve().parent
+    trained = train(recipe, root, out, splits=args.splits, save=args.save, only=args.only, start=args.start)
     if trained is not None:
         print(percent(trained.table))
         print(trained.path)
     return 0
+
+
+def _recipe(args: Train, settings: list[tuple[str, str]]) -> Recipe:
+    """The recipe that is asked for, or the one that a model to begin with makes needless."""
+    from cascade_kp.errors import ConfigError
+    from cascade_kp.training.recipe import load_recipe
+
+    if args.recipe is not None:
+        asked = [("warm_start", args.init)] if args.init is not None else []
+        asked += [("scheme", args.scheme)] if args.scheme is not None else []
+        return load_recipe(args.recipe, [*asked, *settings])
+    if args.init is None:
+        raise ConfigError("expected a RECIPE, or --init MODEL and --data FACES; got neither")
+    from cascade_kp.training.own import own_recipe
+
+    return own_recipe(args.init, args.data, args.scheme, settings)
 
 
 def set_threads(count: int | None) -> None:

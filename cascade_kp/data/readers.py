@@ -26,8 +26,8 @@ from cascade_kp.data.kaggle import is_kaggle, read_kaggle
 from cascade_kp.data.samples import Entry, PictureFile, Samples
 from cascade_kp.data.tables import open_table, read_csv
 from cascade_kp.data.xml_tree import root_tag
-from cascade_kp.errors import DataError, InputError
-from cascade_kp.schemes import Scheme, as_scheme
+from cascade_kp.errors import DataError, InputError, SchemeError
+from cascade_kp.schemes import Scheme, as_scheme, convert, load_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
+_300W_POINTS = 68
 _KINDS = {
     "dlib": "dlib XML (<dataset>)",
     "cvat": "CVAT XML (<annotations>)",
@@ -68,7 +69,8 @@ def read_300w(
             ``300W/01_Indoor``, ...), or any part of it.
         skip_bad: Leave out what is broken, list it in ``skipped`` and log a warning, instead of raising;
             pictures are then decoded once to see whether they can be, which takes a while.
-        scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
+        scheme: The scheme of the points: an embedded name, a path, or the scheme itself. Files of 68 points are those
+            of ``ibug68``, and read as well where the scheme's points can be made from these (``convert``).
         region: A region of the scheme: files that hold its points only, in its order, are read as well; all
             others are then not labelled.
 
@@ -317,6 +319,8 @@ def _read_entry(
     if members is not None and len(points) == len(members) != len(scheme):
         part, points = points, np.full((len(scheme), 2), np.nan)
         points[members] = part
+    if len(points) != len(scheme) and len(points) == _300W_POINTS:
+        points = _told(points, scheme)
     if len(points) != len(scheme):
         expected = f"{len(scheme)} points, as scheme {scheme.name!r} has"
         if members is not None:
@@ -336,6 +340,14 @@ def _read_entry(
     keypoints.setflags(write=False)  # shared by every part of the samples
     subset = annotation.parent.relative_to(root).as_posix()
     return Entry(_name(root, annotation), _name(root, matches[0]), PictureFile(matches[0]), subset, keypoints)
+
+
+def _told(points: NDArray[np.float64], scheme: Scheme) -> NDArray[np.float64]:
+    """The 68 points of 300-W in a scheme that can be made from them; as they are where it cannot."""
+    try:
+        return convert(points, load_scheme("ibug68"), scheme)
+    except SchemeError:
+        return points
 
 
 def _name(root: Path, path: Path) -> str:

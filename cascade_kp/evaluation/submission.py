@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cascade_kp.data.gathering import TO_CONTINUOUS
-from cascade_kp.data.kaggle import SIDE_PX, read_kaggle
+from cascade_kp.data.kaggle import FACE_BOX, SIDE_PX, read_kaggle
 from cascade_kp.data.tables import open_table
+from cascade_kp.detect import boxes_within
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.files import write_file
 from cascade_kp.schemes import convert, load_scheme
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from cascade_kp.data.samples import Samples
     from cascade_kp.pipeline import Pipeline
 
-__all__ = ["Lookup", "read_lookup", "submission_points", "submit"]
+__all__ = ["Lookup", "box_for", "read_lookup", "submission_points", "submit"]
 
 _COLUMNS = ("RowId", "ImageId", "FeatureName")
 _BATCH = 32
@@ -91,13 +92,29 @@ def read_lookup(path: str | os.PathLike[str]) -> Lookup:
     return Lookup(source, tuple(rows), tuple(images), keypoints, axes, tuple(rows.values()))
 
 
+def box_for(pipe: Pipeline, *, mirrored: bool = False) -> NDArray[np.float32]:
+    """Where a model that is given boxes looks in a picture of Kaggle's, all of which are cut out alike.
+
+    Args:
+        pipe: of the model.
+        mirrored: in the mirrored picture.
+
+    Returns:
+        (1, 4) xyxy px: the mean box of its points there.
+    """
+    place = pipe.info.config.within_face
+    box = np.array([FACE_BOX], np.float32) if place is None else boxes_within([FACE_BOX], [0.0], place)
+    return np.stack([SIDE_PX - box[:, 2], box[:, 1], SIDE_PX - box[:, 0], box[:, 3]], axis=1) if mirrored else box
+
+
 def submission_points(
     pipes: Sequence[Pipeline], samples: Samples, *, flip: bool = False, progress: bool = False
 ) -> NDArray[np.float64]:
     """The mean of what models say of small pictures, each of which is one face.
 
     Args:
-        pipes: of models of ``kaggle15``, or of a scheme that it can be made from; without a detector.
+        pipes: of models of ``kaggle15``, or of a scheme that it can be made from; without a detector. One that does
+            not take whole pictures is given the box where the faces of the competition lie on average.
         samples: N pictures of 96 x 96 px, as :func:`cascade_kp.data.kaggle.read_kaggle` gives them.
         flip: ask each model about the mirrored picture too.
         progress: show a bar on stderr.
@@ -120,7 +137,8 @@ def submission_points(
         for (pipe, mirrored), start in itertools.product(looks, range(0, len(samples), _BATCH)):
             chosen = range(start, min(start + _BATCH, len(samples)))
             pictures = [samples[i]["image"] for i in chosen]
-            faces = pipe([np.ascontiguousarray(p[:, ::-1]) for p in pictures] if mirrored else pictures)
+            boxes = None if pipe.info.config.whole_picture else [box_for(pipe, mirrored=mirrored)] * len(pictures)
+            faces = pipe([np.ascontiguousarray(p[:, ::-1]) for p in pictures] if mirrored else pictures, boxes)
             points = np.stack([face.keypoints for (face,) in faces]).astype(np.float64)
             if mirrored:
                 flipped = points[:, list(pipe.scheme.flip)]

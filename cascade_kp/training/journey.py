@@ -18,14 +18,12 @@ from cascade_kp.data.missing import refuse_unlabelled
 from cascade_kp.data.readers import Samples, read_samples, read_split
 from cascade_kp.errors import ConfigError, DataError
 from cascade_kp.models.cascade import Cascade
-from cascade_kp.models.heads import KeypointNet
 from cascade_kp.schemes import Scheme, load_scheme
 from cascade_kp.training.assemble import (
     assemble,
     describe,
     fit_placement,
     load_stage_one,
-    network_weights,
     taken_from,
     validation_table,
     weights_in,
@@ -36,6 +34,7 @@ from cascade_kp.training.parts import Faces, Pool, Sources, parts_of, reference_
 from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
 from cascade_kp.training.teach import Teacher
 from cascade_kp.training.validate import HeldOut
+from cascade_kp.training.warm_start import warm_weights
 from cascade_kp.weights import load_model, model_path, save_model
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cascade_kp.config import MissingPolicy
-    from cascade_kp.training.parts import Part
     from cascade_kp.weights import ModelInfo
 
 __all__ = ["Trained", "hold_out", "load_faces", "make_fabric", "train"]
@@ -142,7 +140,7 @@ def train(
             folder,
             seed=chosen.seed,
             validator=validator,
-            start=_namesake(settings.warm_start, part) if settings.warm_start else None,
+            start=warm_weights(settings.warm_start, part, scheme) if settings.warm_start else None,
             quiet=quiet,
         )
     if only or not fabric.is_global_zero:
@@ -163,26 +161,6 @@ def _begun(start: str | os.PathLike[str], save: Path, recipe: Recipe, scheme: Sc
     if not taken_from(cascade, recipe):
         raise ConfigError("start: expected a model of which the recipe configures some network alike, got none")
     return cascade, info
-
-
-def _namesake(model: str, part: Part) -> dict[str, Tensor]:
-    """The weights of a model's network of the same name.
-
-    Raises:
-        ConfigError: it has none of that name, or one whose weights do not fit.
-    """
-    weights = network_weights(load_model(model)[0], part.name)
-    if weights is None:
-        raise ConfigError(f"{part.name}.warm_start: expected a model with a network {part.name!r}, got {model!r}")
-    wanted = KeypointNet(part.net, part.outputs, face_score=part.judges).state_dict()
-    wrong = [key for key in wanted if key not in weights or weights[key].shape != wanted[key].shape]
-    if wrong or len(weights) != len(wanted):
-        what = f"{wrong[0]!r} is another" if wrong else "it has more of them"
-        raise ConfigError(
-            f"{part.name}.warm_start: expected weights of the same shapes in {model!r}, but {what}; "
-            "only input_px may be another"
-        )
-    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def make_fabric(run: RunConfig) -> Fabric:

@@ -9,9 +9,9 @@ import pytest
 from protocol_case import tiny_model
 
 from cascade_kp.cli import main
-from cascade_kp.data.kaggle import read_kaggle
+from cascade_kp.data.kaggle import FACE_BOX, read_kaggle, read_kaggle_labels
 from cascade_kp.errors import DataError, InputError, SchemeError
-from cascade_kp.evaluation.submission import read_lookup, submission_points, submit
+from cascade_kp.evaluation.submission import box_for, read_lookup, submission_points, submit
 from cascade_kp.pipeline import Pipeline
 from cascade_kp.schemes import convert, load_scheme
 
@@ -53,7 +53,7 @@ def test_the_rows_that_are_asked_for_in_their_order(tmp_path, test_csv, model):
     assert header == ["RowId", "Location"]
     assert [row for row, _ in rows] == ["2", "1", "9"]
     pipe, samples = Pipeline(model, detector=None, threads=1), read_kaggle(test_csv)
-    faces = {name: pipe(samples[i]["image"])[0] for i, name in enumerate(samples.names)}
+    faces = {name: pipe(samples[i]["image"], [FACE_BOX])[0] for i, name in enumerate(samples.names)}
     points = {name: convert(face.keypoints, pipe.scheme, KAGGLE) - 0.5 for name, face in faces.items()}
     nose, eye = (KAGGLE.keypoints.index(name) for name in ("nose_tip", "left_eye_center"))
     expected = [points["test#3"][nose, 1], points["test#7"][nose, 0], points["test#3"][eye, 0]]
@@ -63,7 +63,8 @@ def test_the_rows_that_are_asked_for_in_their_order(tmp_path, test_csv, model):
 def test_models_and_mirror_images_are_averaged(test_csv, model):
     pipe, samples = Pipeline(model, detector=None, threads=1), read_kaggle(test_csv)
     plain, both = (submission_points([pipe], samples, flip=flip) for flip in (False, True))
-    mirrored = np.stack([pipe(np.ascontiguousarray(s["image"][:, ::-1]))[0].keypoints for s in samples])
+    box = [[96 - FACE_BOX[2], FACE_BOX[1], 96 - FACE_BOX[0], FACE_BOX[3]]]
+    mirrored = np.stack([pipe(np.ascontiguousarray(s["image"][:, ::-1]), box)[0].keypoints for s in samples])
     mirrored = convert(mirrored[:, list(pipe.scheme.flip)] * [-1, 1] + [96, 0], pipe.scheme, KAGGLE)
     np.testing.assert_allclose(both, (plain + mirrored) / 2, atol=1e-3)
     np.testing.assert_allclose(submission_points([pipe, pipe], samples), plain, atol=1e-9)
@@ -121,3 +122,22 @@ def test_the_competitions_own_table(shared_data):
     table = read_lookup(shared_data / "kaggle" / "IdLookupTable.csv")
     assert len(table.rows) == 27124
     assert len(set(table.images)) == 1783
+
+
+def test_a_model_that_is_given_boxes_looks_where_the_faces_are(shared_data):
+    points = read_kaggle_labels(shared_data / "kaggle" / "facial_keypoints.csv")
+    whole = points[np.isfinite(points).all(axis=(1, 2))]
+    mean = np.concatenate([whole.min(axis=1), whole.max(axis=1)], axis=1).mean(axis=0)
+    pipe = Pipeline("kaggle15", detector=None, threads=1)
+    np.testing.assert_allclose(box_for(pipe)[0], mean, atol=1.5)
+    np.testing.assert_allclose(
+        box_for(pipe, mirrored=True)[0], [96 - mean[2], mean[1], 96 - mean[0], mean[3]], atol=1.5
+    )
+
+
+def test_a_model_of_whole_pictures_is_given_no_box(tmp_path, test_csv):
+    path = tmp_path / "whole.safetensors"
+    tiny_model(path, regions=(), whole_picture=True)
+    pipe, samples = Pipeline(path, detector=None, threads=1), read_kaggle(test_csv)
+    expected = [convert(pipe(sample["image"])[0].keypoints, pipe.scheme, KAGGLE) for sample in samples]
+    np.testing.assert_allclose(submission_points([pipe], samples), expected, atol=1e-3)

@@ -15,7 +15,7 @@ from cascade_kp.data.readers import read_300w, read_samples, read_split, write_s
 from cascade_kp.data.tables import write_csv
 from cascade_kp.errors import DataError, ImageError, InputError, SchemeError
 from cascade_kp.formats import write_pts
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, convert, load_scheme
 
 COUNTS = {"afw": 337, "helen/testset": 330, "helen/trainset": 872, "lfpw/testset": 224, "lfpw/trainset": 805}
 
@@ -136,6 +136,15 @@ class TestTree:
         assert read_300w(tmp_path, scheme=load_scheme("ibug51")).scheme.name == "ibug51"
         with pytest.raises(SchemeError, match="ibug5"):
             read_300w(tmp_path, scheme="ibug5")
+
+    def test_the_68_points_tell_other_schemes_too(self, tmp_path):
+        put(tmp_path, "photo", seed=4)
+        for name in ("ibug51", "kaggle15", "nose7"):
+            scheme = load_scheme(name)
+            found = read_300w(tmp_path, scheme=scheme)[0]["keypoints"]
+            np.testing.assert_allclose(found, convert(points(4), load_scheme("ibug68"), scheme), atol=1e-3)
+        with pytest.raises(DataError, match=r"photo.pts:1: expected 5 points, as scheme 'nose5' has, got 68"):
+            read_300w(tmp_path, scheme="nose5")
 
     def test_one_point_has_no_extent_and_is_fine(self, tmp_path):
         put(tmp_path, "face", count=1)
