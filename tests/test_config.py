@@ -245,6 +245,16 @@ class TestRanges:
             (CascadeConfig, {"coarse": {}, "boxes": {}}, "boxes: expected a model with regions, got 'no regions'"),
             (CascadeConfig, {"coarse": {}, "working_face_px": 8}, "working_face_px: expected 32 to 1024"),
             (CascadeConfig, {"coarse": {}, "working_context": 0.5}, "working_context: expected 1 to 4"),
+            (
+                CascadeConfig,
+                {"coarse": {}, "within_face": [0.1, 0.2, 0.3]},
+                "within_face: expected x0, y0, x1, y1 with",
+            ),
+            (
+                CascadeConfig,
+                {"coarse": {}, "within_face": [0.3, 0.0, 0.1, 0.2]},
+                "within_face: expected x0, y0, x1, y1",
+            ),
             (JitterConfig, {"shift": -0.1}, "shift: expected at least 0, got -0.1"),
             (JitterConfig, {"scale": float("nan")}, "scale: expected at least 0, got nan"),
             (PhotometricConfig, {"erase": -1}, "erase: expected at least 0, got -1.0"),
