@@ -288,6 +288,29 @@ def _ablation(results: Results) -> str:
     return "\n\n".join([table(head, rows), paragraph(text)])
 
 
+def _own_points(results: Results) -> str:
+    result = results["own-points"]
+    rows = [
+        [
+            str(row["faces"]),
+            "random weights" if row["scratch"] else f"`{result['init']}`",
+            percent(row["truth"], 2),
+            f"{percent(row['detector'], 2)} ({row['detector_found']})",
+            f"{row['minutes']:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["pictures", "begun with", "NME, %", "detector's boxes (found)", "minutes"]
+    count = result["rows"][0]["truth_found"]
+    text = (
+        f"`{shown(result['command'])}` prints this: 20 points under names that no model knows, labelled in so many "
+        f"faces of 300-W's training folders, on its {count} validation faces; wall time of everything on one thread of "
+        f"{_machine(result)}. The model that is begun with has seen these faces, under other names of their points: "
+        "pictures of another kind than its own may need more."
+    )
+    return "\n\n".join([table(head, rows), paragraph(text)])
+
+
 def _looks(results: Results) -> str:
     result = results["looks"]
     rows = [
@@ -674,6 +697,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "looks": _looks,
     "models": _models,
     "modes": _modes,
+    "own-points": _own_points,
     "peers": _peers,
     "results": _results,
     "retrain": _retrain,

@@ -20,12 +20,12 @@ __all__ = ["Inspect", "main"]
 class Inspect:
     """Look at labelled faces before training on them: what is missing, there twice, or likely labelled wrong.
 
-    Each folder is a split; pictures that are in two of them are leaks. Exit code 1 says that some files cannot be used;
-    each is named.
+    Each folder or file is a split; pictures that are in two of them are leaks. Exit code 1 says that some files cannot
+    be used; each is named.
     """
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
-    """Folders of pictures with .pts files beside them, such as 300w/helen/trainset 300w/helen/testset."""
+    """Folders of pictures with .pts files beside them, such as 300w/helen/trainset, or annotation files."""
     scheme: Annotated[str | None, tyro.conf.arg(metavar="SCHEME")] = None
     """Scheme of the labels: an embedded one's name, or a .toml file. The model's by default, or ibug68."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,8 @@ import tyro
 from cascade_kp.cli._settings import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cascade_kp.training.assemble import Table
     from cascade_kp.training.recipe import Recipe
 
@@ -47,6 +50,8 @@ class Train:
     """Train these networks only (first, coarse, boxes, regions.<region>) and write no model."""
     start: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Take every network that the recipe configures as this model does from it, and train only the others."""
+    folds: Annotated[int, tyro.conf.arg(metavar="K")] = 0
+    """Train K models, each with another part of the pictures for validation, into <out>/fold-1 and so on."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Threads of each process; by default torch's own choice."""
 
@@ -56,15 +61,46 @@ def main(arguments: list[str]) -> int:
     args, settings = parse(Train, arguments, "cascade-kp train")
     recipe = _recipe(args, settings)  # what is wrong with it is said before anything heavy is loaded
     set_threads(args.threads)
+    from cascade_kp.errors import InputError
     from cascade_kp.training.journey import train
 
     out = args.out if args.out is not None else Path("runs") / recipe.name
     root = args.data if args.recipe is not None else args.data.resolve().parent
-    trained = train(recipe, root, out, splits=args.splits, save=args.save, only=args.only, start=args.start)
-    if trained is not None:
-        print(percent(trained.table))
-        print(trained.path)
+    runs = [(recipe, out)] if not args.folds else list(_folds(recipe, out, args.folds))
+    if args.folds and args.save is not None:
+        raise InputError(f"save: expected none with --folds, of which each writes its own model, got {args.save}")
+    done = [
+        train(one, root, folder, splits=args.splits, save=args.save, only=args.only, start=args.start)
+        for one, folder in runs
+    ]
+    trained = [one for one in done if one is not None]
+    for one in trained:
+        print(percent(one.table))
+        print(one.path)
+    if len(trained) > 1:
+        print(f"mean of the {len(trained)} folds")
+        print(percent(mean_table([one.table for one in trained])))
+        print(",".join(str(one.path) for one in trained))
     return 0
+
+
+def _folds(recipe: Recipe, out: Path, count: int) -> Iterator[tuple[Recipe, Path]]:
+    """Recipes of K trainings that hold out one part of the pictures each, and their folders."""
+    from cascade_kp.errors import InputError
+
+    if count < 2:
+        raise InputError(f"folds: expected at least 2, got {count}")
+    for i in range(count):
+        data = dataclasses.replace(recipe.data, validation="", folds=count, fold=i)
+        yield dataclasses.replace(recipe, name=f"{recipe.name}-fold{i + 1}", data=data), out / f"fold-{i + 1}"
+
+
+def mean_table(tables: list[Table]) -> Table:
+    """The mean of each figure over tables of the same rows and columns."""
+    return {
+        row: {name: sum(table[row][name] for table in tables) / len(tables) for name in columns}
+        for row, columns in tables[0].items()
+    }
 
 
 def _recipe(args: Train, settings: list[tuple[str, str]]) -> Recipe:

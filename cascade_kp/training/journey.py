@@ -209,7 +209,8 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         DataError: a folder or list is missing or broken, the list names a face that is not there, or nothing is left
             to learn from or to validate on.
     """
-    held = None
+    held, config = None, recipe.data
+    fold = (config.fold, config.folds) if config.folds else None
     if recipe.data.validation:
         listed = splits / recipe.data.validation
         if not listed.is_file():
@@ -223,7 +224,7 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         if held is not None:
             inside = np.array([name in held for name in names])
         else:
-            inside = hold_out(samples, recipe.data.validation_share, recipe.data.validation_seed)
+            inside = hold_out(samples, config.validation_share, config.validation_seed, fold)
         train.append(samples.select(np.flatnonzero(~inside)))
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
@@ -290,7 +291,9 @@ def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> N
         )
 
 
-def hold_out(samples: Samples, share: float = _HELD_OUT, seed: int = 0) -> NDArray[np.bool_]:
+def hold_out(
+    samples: Samples, share: float = _HELD_OUT, seed: int = 0, fold: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
     """(N,) bool: about one picture in ten, chosen by a hash of its path from the root, always the same ones.
 
     All faces of a picture go the same way. Of few pictures at least one is held out, and at least one is not.
@@ -299,12 +302,15 @@ def hold_out(samples: Samples, share: float = _HELD_OUT, seed: int = 0) -> NDArr
         samples: the faces.
         share: of the pictures that is held out.
         seed: another one chooses other pictures.
+        fold: i and k for the i-th (from 0) of k parts of about the same size in place of the share; together these are
+            all pictures, each in one of them.
     """
     pictures = [Path(os.path.relpath(path, samples.root)).as_posix() for path in samples.paths]
     key = str(seed).encode() if seed else b""
     ranks = {name: hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in set(pictures)}
     count = min(max(1, round(len(ranks) * share)), len(ranks) - 1) if len(ranks) > 1 else 0
-    held = set(sorted(ranks, key=lambda name: ranks[name])[:count])
+    first, last = (0, count) if fold is None else (len(ranks) * (fold[0] + i) // fold[1] for i in (0, 1))
+    held = set(sorted(ranks, key=lambda name: ranks[name])[first:last])
     return np.array([name in held for name in pictures])
 
 

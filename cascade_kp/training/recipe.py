@@ -68,6 +68,8 @@ class DataConfig:
         teacher_share: of its answers in the labels of ``train``. On ``extra`` they replace the labels.
         validation_share: that share, where there is no list: 0.15 splits 85:15.
         validation_seed: another one chooses other pictures.
+        folds: so many parts of about the same size in place of that share, one of which is for validation; 0 for none.
+        fold: which, from 0.
     """
 
     train: tuple[str, ...]
@@ -80,6 +82,8 @@ class DataConfig:
     teacher_share: float = 0.5
     validation_share: float = 0.1
     validation_seed: int = 0
+    folds: int = 0
+    fold: int = 0
 
     def __post_init__(self) -> None:
         check(bool(self.train), "train", "at least one folder", "none")
@@ -87,6 +91,9 @@ class DataConfig:
             check(0.0 <= getattr(self, name) <= 1.0, name, "0 to 1", getattr(self, name))
         share = self.validation_share
         check(0.0 < share < 1.0, "validation_share", "between 0 and 1", share)
+        check(self.folds == 0 or self.folds >= 2, "folds", "0, or at least 2", self.folds)
+        check(not (self.folds and self.validation), "folds", "0 beside a validation list", self.folds)
+        check(0 <= self.fold < max(1, self.folds), "fold", f"0 to {max(1, self.folds) - 1}", self.fold)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,8 @@ class TestTrain:
             (["--threads", "0"], "threads: expected at least 1, got 0"),
             (["--only", "nose"], "only: expected names among ['coarse', 'regions.mouth'], got 'nose'"),
             (["--start", "nothing"], "model: expected an embedded model"),
+            (["--folds", "1"], "folds: expected at least 2, got 1"),
+            (["--folds", "2", "--save", "one.safetensors"], "save: expected none with --folds"),
         ],
     )
     def test_wrong_usage(self, root, tmp_path, capsys, arguments, message):
@@ -162,6 +164,18 @@ class TestTrain:
         code, _, err = said(capsys, "train", root / "small.toml", *arguments)
         assert code == 0, err
         assert torch.load(tmp_path / "coarse.pt", weights_only=True)["asked"]["start"]
+
+    def test_folds(self, root, tmp_path, capsys):
+        arguments = ["--data", root, "--out", tmp_path, "--folds", "2", "--steps", "2"]
+        code, out, err = said(capsys, "train", root / "small.toml", *arguments)
+        assert code == 0, err
+        paths = [tmp_path / f"fold-{i}" / f"small-fold{i}.safetensors" for i in (1, 2)]
+        assert out.splitlines()[-1] == f"{paths[0]},{paths[1]}"
+        tables = [load_model(path)[1].metrics[0]["nme"] for path in paths]
+        assert sum(load_model(path)[1].data["validation"]["faces"] for path in paths) == 24
+        mean = sum(table["truth points"]["all"] for table in tables) / 2
+        row = next(line for line in out.split("mean of the 2 folds")[1].splitlines() if line.startswith("truth points"))
+        assert float(row.split()[2]) == pytest.approx(100 * mean, abs=0.006)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -107,6 +107,15 @@ class TestFaces:
         np.testing.assert_array_equal(hold_out(samples), hold_out(samples))
         assert not hold_out(samples.select([0])).any()  # one picture alone is for training
 
+    def test_every_picture_is_in_one_fold(self, data):
+        samples = read_300w(data / "synthetic")
+        parts = np.stack([hold_out(samples, fold=(i, 5)) for i in range(5)])
+        assert (parts.sum(axis=0) == 1).all()
+        assert parts.sum(axis=1).max() - parts.sum(axis=1).min() <= 1
+        recipe = with_data(validation="", folds=5, fold=2)
+        held = load_faces(recipe, SCHEME, data, data, data / "cache").validation
+        assert len(held) == parts[2].sum()
+
     def test_annotation_files_are_read_like_folders(self, data, faces, tmp_path):
         (tmp_path / "synthetic").symlink_to(data / "synthetic")
         write_csv(tmp_path / "faces.csv", read_300w(tmp_path / "synthetic"), SCHEME)
