@@ -97,7 +97,7 @@ def _check_outputs(args: Inspect) -> None:
         InputError: a suffix that cannot be written, or a folder that is not there.
     """
     wanted = {"save": (".json",), "report": (".html", ".htm"), "sheet": (".png", ".jpg", ".jpeg")}
-    spared = {os.path.realpath(path) for path in (args.scheme, args.model) if path is not None}
+    spared = {os.path.realpath(path) for path in (args.scheme, args.model, *args.data) if path is not None}
     for name, suffixes in wanted.items():
         path: Path | None = getattr(args, name)
         if path is None:

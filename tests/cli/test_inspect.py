@@ -6,12 +6,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from inspect_case import TEST, TRAIN, copy_of, exchange_eyes, relabel, write_data
 from protocol_case import KAGGLE, tiny_model, write_tree
 
 from cascade_kp.cli import main
+from cascade_kp.data.kaggle import write_kaggle
+from cascade_kp.data.readers import read_300w
 from cascade_kp.images import read_image
+
+FEW = ("left_eye_center", "right_eye_center", "nose_tip", "mouth_center_bottom_lip")
 
 
 @pytest.fixture
@@ -148,3 +153,33 @@ print("\\nLOADED", *sys.modules)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert loaded.isdisjoint({"torch", "torchvision", "cv2", "scipy", "pandas"})
     assert "usage: cascade-kp inspect " in done.stdout
+
+
+def test_a_table_of_kaggles_is_a_split_like_any_other(run, tmp_path):
+    samples = read_300w(write_tree(tmp_path / "faces", {"all": 12}, scheme=KAGGLE, size=(96, 96)), scheme=KAGGLE)
+    faces = [
+        {**sample, "image": grey_of(sample["image"]), "keypoints": without(sample["keypoints"], i)}
+        for i, sample in enumerate(samples)
+    ]
+    table = tmp_path / "training.csv"
+    write_kaggle(table, faces, KAGGLE)
+    code, out, err = run(table, "--scheme", "kaggle15", "--report", tmp_path / "look.html")
+    assert (code, err) == (0, "")
+    split, faces, pictures, complete, *_ = out.splitlines()[1].split()
+    assert (split.rsplit("/", 1)[-1], faces, pictures, complete) == ("training.csv", "12", "12", "6")
+    assert any(line.split()[:2] == ["6", "11"] for line in out.splitlines())
+    assert (tmp_path / "look.html").is_file()
+    refused(run(table, "--scheme", "kaggle15", "--save", table.rename(tmp_path / "table.json")))
+    assert (tmp_path / "table.json").stat().st_size > 12 * 96 * 96
+
+
+def grey_of(image):
+    return np.repeat(image.mean(axis=2).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def without(keypoints, i):
+    """Of every second face only the four points that most of Kaggle's faces have."""
+    points = keypoints.copy()
+    if i % 2:
+        points[[k for k, name in enumerate(KAGGLE.keypoints) if name not in FEW]] = np.nan
+    return points
