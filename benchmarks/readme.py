@@ -597,8 +597,8 @@ def _jaw(results: Results) -> str:
     )
 
 
-def _card(name: str) -> Callable[[Results], str]:
-    """The figures of a model card."""
+def _card(name: str, groups: tuple[str, ...] = ("68", "51", "jaw")) -> Callable[[Results], str]:
+    """The figures of a model card; the first of the groups of points is the headline's."""
 
     def block(results: Results) -> str:
         rows = []
@@ -607,11 +607,12 @@ def _card(name: str) -> Callable[[Results], str]:
             for boxes in ("truth", "detector"):
                 cells = results[f"evaluation-{name}-{part}-{boxes}"]["subsets"][subset]
                 stage = "coarse" if cells.get("regions") is None else "regions"
-                cell = cells[stage]["68"]
-                nmes = [percent(cells[stage][group]["nme"], 2) for group in ("68", "51", "jaw")]
+                cell = cells[stage][groups[0]]
+                nmes = [percent(cells[stage][group]["nme"], 2) for group in groups]
                 shares = [percent(cell["auc@0.08"], 1), percent(cell["fr@0.08"], 1)]
                 rows.append([f"{label} ({cell['n']})", boxes, *nmes, *shares, str(cell["missed"])])
-        head = ["faces", "boxes", "NME, 68 points", "51", "jaw", "AUC@0.08", "FR@0.08", "missed"]
+        words = [f"NME, {groups[0]} points", *(group.replace("_", " ") for group in groups[1:])]
+        head = ["faces", "boxes", *words, "AUC@0.08", "FR@0.08", "missed"]
         first = results[f"evaluation-{name}-validation-truth"]
         text = f"First line: `{shown(first['command'])}`. All of the file of SHA-256 `{first['model']['sha256']}`."
         return "\n\n".join([table(head, rows), paragraph(text)])
@@ -688,6 +689,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "augment": _augment,
     "breakdown": _breakdown,
     **{f"card-{name}": _card(name) for name in MODELS},
+    "card-kaggle15": _card("kaggle15", ("all", "right_eye", "left_eye", "mouth")),
     "detector": _detector,
     "faces": _faces,
     "falls-short": _falls_short,
