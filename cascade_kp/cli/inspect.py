@@ -31,6 +31,10 @@ class Inspect:
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Rank labels by how far they are from what this model says, instead of by their shape. It should not have been
     trained on these faces."""
+    frame: Literal["corner", "centre0", "centre1"] | None = None
+    """Where (0, 0) is in a file that does not say it: the first pixel's corner or centre, or one pixel before that."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the pictures that annotation files name; by default the file's own."""
     json: bool = False
     """Print one JSON object, with every face, as the last line of stdout."""
     save: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
@@ -63,6 +67,8 @@ def main(arguments: list[str]) -> int:
         args.data,
         scheme=args.scheme,
         model=args.model,
+        frame=args.frame,
+        images=args.images,
         threads=args.threads,
         device=args.device,
         backend=args.backend,
@@ -71,6 +77,10 @@ def main(arguments: list[str]) -> int:
     broken = [reason for reasons in found.broken for reason in reasons]
     for reason in broken:
         print(f"broken: {reason}", file=sys.stderr)
+    pictures = {os.path.realpath(path) for path in found.faces.paths}
+    for path in (args.save, args.sheet, args.report):
+        if path is not None and os.path.realpath(path) in pictures:
+            raise InputError(f"expected an output beside the inputs, got one of the pictures: {str(path)!r}")
     content = found.to_dict()
     print(inspection_text(found), flush=True)
     try:

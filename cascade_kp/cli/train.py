@@ -112,8 +112,9 @@ def _recipe(args: Train, settings: list[tuple[str, str]]) -> Recipe:
         asked = [("warm_start", args.init)] if args.init is not None else []
         asked += [("scheme", args.scheme)] if args.scheme is not None else []
         return load_recipe(args.recipe, [*asked, *settings])
-    if args.init is None:
-        raise ConfigError("expected a RECIPE, or --init MODEL and --data FACES; got neither")
+    if args.init is None or args.data == Path():
+        got = "neither" if args.init is None else "no --data"
+        raise ConfigError(f"expected a RECIPE, or --init MODEL and --data FACES; got {got}")
     from cascade_kp.training.own import own_recipe
 
     return own_recipe(args.init, args.data, args.scheme, settings)

@@ -74,7 +74,9 @@ def read_coco(
     data = _load(source)
     orders = _orders(data["categories"], found)
     pictures = _by_id(data["images"], f"{source}: images")
-    below = ("images",) if images is None else ()
+    # Beside the file, or as CVAT and Datumaro pack them: annotations/person_keypoints_SUBSET.json, images/SUBSET.
+    subset = source.stem.removeprefix("person_keypoints_")
+    below = ("images", "../images", f"../images/{subset}") if images is None else ()
     for number, annotation in enumerate(data["annotations"]):
         with found.tolerant():
             where = f"{source}: annotations[{number}]"
@@ -82,10 +84,12 @@ def read_coco(
             entry = pictures.get(_id(annotation, "image_id", where))
             if entry is None:
                 raise DataError(f"{where}: expected the image_id of an image, got {annotation['image_id']!r}")
+            order = orders.get(_id(annotation, "category_id", where))
+            if order is None:  # something else than a face
+                continue
             picture = found.picture(entry.name, entry.where, entry.size, below)
             with found.face(picture):
-                order = orders.get(_id(annotation, "category_id", where))
-                if order is None or "keypoints" not in annotation:
+                if not annotation.get("keypoints") or annotation.get("iscrowd") == 1:
                     found.leave_out(picture, f"{where}: an annotation without keypoints of {known.name!r}")
                     continue
                 points = _points(annotation["keypoints"], order, len(known), where)

@@ -93,6 +93,8 @@ def _faces(found: Gathering, picture: PictureFile, shapes: list[Element]) -> Non
             with found.tolerant():
                 _join(groups, found, shape, label)
             continue
+        if shape.tag == "skeleton" and not _is_ours(found, shape):
+            continue
         with found.face(picture):
             points = _skeleton(found, shape) if shape.tag == "skeleton" else _points(shape)
             if len(points) != len(found.scheme):
@@ -127,6 +129,12 @@ def _join(groups: dict[str, _Group], found: Gathering, shape: Element, label: st
     point = _points(shape)[0]
     if not _is_outside(shape):
         group.points[found.keypoint(label, shape.where)] = point
+
+
+def _is_ours(found: Gathering, skeleton: Element) -> bool:
+    """Whether any of a skeleton's points is the scheme's: another label's skeleton, a hand's, has none of them."""
+    labels = [child.attributes.get("label", "").strip() for child in skeleton.children if child.tag == "points"]
+    return not labels or any(label in found.scheme.keypoints or label.isdecimal() for label in labels)
 
 
 def _skeleton(found: Gathering, skeleton: Element) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from cascade_kp.data.samples import Entry, PictureFile, PicturePixels, Samples
+from cascade_kp.data.samples import Entry, LeftOut, PictureFile, PicturePixels, Samples
 from cascade_kp.errors import DataError, ImageError, InputError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Gathering:
         self._place = {name: i for i, name in enumerate(scheme.keypoints)}
         self._faces: dict[str, list[tuple[int, Entry]]] = {}  # by picture, numbered as in the file
         self._counts: Counter[str] = Counter()  # of the faces of each picture, left out or not
-        self._skipped: list[tuple[str, int, str]] = []  # picture, number, reason
+        self._skipped: list[tuple[str, int, str, bool]] = []  # picture, number, reason, whether it is broken
         self._decoded: set[str] = set()
 
     def keypoint(self, name: str, where: str, first: int | None = None) -> int:
@@ -117,7 +117,10 @@ class Gathering:
         for path in tried:
             if os.path.isfile(path):  # noqa: PTH113 (a Path raises where a name is too long)
                 return PictureFile(path, size, where)
-        raise DataError(f"{where}: expected the picture {first}, got no such file; images= names the pictures' folder")
+        raise DataError(
+            f"{where}: expected the picture {first}, got no such file; images (--images, in a recipe data.images) "
+            "names the pictures' folder"
+        )
 
     @contextlib.contextmanager
     def tolerant(self) -> Iterator[None]:
@@ -127,7 +130,7 @@ class Gathering:
         except DataError as error:
             if not self.skip_bad:
                 raise
-            self._skipped.append(("", 0, str(error)))
+            self._skipped.append(("", 0, str(error), True))
 
     @contextlib.contextmanager
     def face(self, picture: PictureFile) -> Iterator[None]:
@@ -141,11 +144,11 @@ class Gathering:
         except DataError as error:
             if not self.skip_bad:
                 raise
-            self.leave_out(picture, str(error))
+            self.leave_out(picture, str(error), broken=True)
 
-    def leave_out(self, picture: PictureFile, reason: str) -> None:
+    def leave_out(self, picture: PictureFile, reason: str, *, broken: bool = False) -> None:
         """List the current face as left out; ``reason`` begins with ``file:line``."""
-        self._skipped.append((str(picture), self._counts[str(picture)], reason))
+        self._skipped.append((str(picture), self._counts[str(picture)], reason, broken))
 
     def add(self, picture: PictureFile, where: str, points: ArrayLike, box: Sequence[float] | None = None) -> None:
         """The current face; where no point is labelled, it is listed as left out.
@@ -203,8 +206,11 @@ class Gathering:
             for number, face in faces:
                 own, shared = names(picture, number)
                 entries.append(face._replace(name=own, picture_name=shared, subset=subset))
-        skipped = [(names(picture, number)[0] if picture else "", why) for picture, number, why in self._skipped]
-        return Samples(self.folder, self.scheme, entries, skipped)
+        skipped = [
+            LeftOut(names(picture, number)[0] if picture else "", why, broken)
+            for picture, number, why, broken in self._skipped
+        ]
+        return Samples(self.folder, self.scheme, entries, skipped, self.source)
 
 
 def check_picture(picture: PictureFile | PicturePixels) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cascade_kp.data.gathering import TO_CONTINUOUS, checked_points
-from cascade_kp.data.samples import Entry, PicturePixels, Samples
+from cascade_kp.data.samples import Entry, LeftOut, PicturePixels, Samples
 from cascade_kp.data.tables import keypoint_columns, open_table, row_points
 from cascade_kp.errors import DataError, InputError
 from cascade_kp.files import write_file
@@ -88,7 +88,7 @@ def read_kaggle(
     place = {name: i for i, name in enumerate(table.header)}
     pixels_of, count = _pixel_source(place, source, pictures)
     entries: list[Entry] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: list[LeftOut] = []
     numbers: set[str] = set()
     total = 0
     for total, (line, cells) in enumerate(table.rows, start=1):
@@ -101,12 +101,12 @@ def read_kaggle(
             points = _points(cells, columns, known, where)
             pixels = pixels_of(total - 1, cells, where)
             if columns and np.isnan(points).all():
-                skipped.append((name, f"{where}: a face without any labelled point"))
+                skipped.append(LeftOut(name, f"{where}: a face without any labelled point", broken=False))
                 continue
         except DataError as error:
             if not skip_bad:
                 raise
-            skipped.append((name, str(error)))
+            skipped.append(LeftOut(name, str(error)))
             continue
         pixels.setflags(write=False)
         points.setflags(write=False)
@@ -117,7 +117,7 @@ def read_kaggle(
         raise DataError(f"{source}: expected at least one face, got {total} rows{_such_as(skipped)}")
     if skipped:
         _log.warning("%s: skipped %d of %d faces%s", source, len(skipped), total, _such_as(skipped))
-    return Samples(source.parent, known, entries, skipped)
+    return Samples(source.parent, known, entries, skipped, source)
 
 
 def read_kaggle_labels(path: str | os.PathLike[str], scheme: str | Path | Scheme = "kaggle15") -> NDArray[np.float32]:
@@ -287,5 +287,5 @@ def _stored(store: NDArray[np.generic], row: int, where: str) -> NDArray[np.uint
     return pixels
 
 
-def _such_as(skipped: list[tuple[str, str]]) -> str:
-    return f", such as {skipped[0][1]}" if skipped else ""
+def _such_as(skipped: list[LeftOut]) -> str:
+    return f", such as {skipped[0].reason}" if skipped else ""

@@ -23,11 +23,11 @@ from cascade_kp.data.cvat import read_cvat
 from cascade_kp.data.dlib_xml import read_dlib
 from cascade_kp.data.gathering import check_picture
 from cascade_kp.data.kaggle import is_kaggle, read_kaggle
-from cascade_kp.data.samples import Entry, PictureFile, Samples
+from cascade_kp.data.samples import Entry, LeftOut, PictureFile, Samples
 from cascade_kp.data.tables import open_table, read_csv
 from cascade_kp.data.xml_tree import root_tag
-from cascade_kp.errors import DataError, InputError, SchemeError
-from cascade_kp.schemes import Scheme, as_scheme, convert, load_scheme
+from cascade_kp.errors import DataError, InputError
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,7 +39,6 @@ _log = logging.getLogger(__name__)
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
-_300W_POINTS = 68
 _KINDS = {
     "dlib": "dlib XML (<dataset>)",
     "cvat": "CVAT XML (<annotations>)",
@@ -69,8 +68,7 @@ def read_300w(
             ``300W/01_Indoor``, ...), or any part of it.
         skip_bad: Leave out what is broken, list it in ``skipped`` and log a warning, instead of raising;
             pictures are then decoded once to see whether they can be, which takes a while.
-        scheme: The scheme of the points: an embedded name, a path, or the scheme itself. Files of 68 points are those
-            of ``ibug68``, and read as well where the scheme's points can be made from these (``convert``).
+        scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
         region: A region of the scheme: files that hold its points only, in its order, are read as well; all
             others are then not labelled.
 
@@ -93,7 +91,7 @@ def read_300w(
     known = as_scheme(scheme)
     members = None if region is None else list(known.region(region))
     entries: list[Entry] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: list[LeftOut] = []
     for annotation, pictures in _annotations(folder):
         try:
             entry = _read_entry(folder, annotation, pictures, known, members)
@@ -102,7 +100,7 @@ def read_300w(
         except DataError as error:
             if not skip_bad:
                 raise
-            skipped.append((_name(folder, annotation), str(error)))
+            skipped.append(LeftOut(_name(folder, annotation), str(error)))
         else:
             entries.append(entry)
     if skipped:
@@ -111,10 +109,10 @@ def read_300w(
             folder,
             len(skipped),
             len(skipped) + len(entries),
-            skipped[0][1],
+            skipped[0].reason,
         )
     if not entries:
-        why = f"all {len(skipped)} are broken, such as {skipped[0][1]}" if skipped else "found no .pts file"
+        why = f"all {len(skipped)} are broken, such as {skipped[0].reason}" if skipped else "found no .pts file"
         raise DataError(f"{folder}: expected at least one annotated face, but {why}")
     return Samples(folder, known, entries, skipped)
 
@@ -276,7 +274,7 @@ def _kind(source: Path) -> str:
     if source.suffix.lower() == ".pts" or text.startswith(b"version:"):
         raise DataError(f"{source}:1: expected {expected}, got one .pts file")
     first = text.split(b"\n", 1)[0]
-    if b"\0" in start or not (b"," in first or first.startswith(b"#")):
+    if b"\0" in start or not (b"," in first or first.startswith((b"#", b'"#'))):
         raise DataError(f"{source}:1: expected {expected}, got a file that starts with {start[:16]!r}")
     table = open_table(source)
     return "kaggle" if table.frame is None and is_kaggle(table.header) else "csv"
@@ -319,8 +317,6 @@ def _read_entry(
     if members is not None and len(points) == len(members) != len(scheme):
         part, points = points, np.full((len(scheme), 2), np.nan)
         points[members] = part
-    if len(points) != len(scheme) and len(points) == _300W_POINTS:
-        points = _told(points, scheme)
     if len(points) != len(scheme):
         expected = f"{len(scheme)} points, as scheme {scheme.name!r} has"
         if members is not None:
@@ -340,14 +336,6 @@ def _read_entry(
     keypoints.setflags(write=False)  # shared by every part of the samples
     subset = annotation.parent.relative_to(root).as_posix()
     return Entry(_name(root, annotation), _name(root, matches[0]), PictureFile(matches[0]), subset, keypoints)
-
-
-def _told(points: NDArray[np.float64], scheme: Scheme) -> NDArray[np.float64]:
-    """The 68 points of 300-W in a scheme that can be made from them; as they are where it cannot."""
-    try:
-        return convert(points, load_scheme("ibug68"), scheme)
-    except SchemeError:
-        return points
 
 
 def _name(root: Path, path: Path) -> str:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from cascade_kp.errors import DataError, ImageError, InputError
 from cascade_kp.images import read_image
+from cascade_kp.schemes import convert
 
 if TYPE_CHECKING:
     from cascade_kp.schemes import Scheme
     from cascade_kp.structures import Sample
 
-__all__ = ["Entry", "PictureFile", "PicturePixels", "Samples"]
+__all__ = ["Entry", "LeftOut", "PictureFile", "PicturePixels", "Samples"]
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,20 @@ class Entry(NamedTuple):
 # ---------------------------------------------------------------------------------------------- samples
 
 
+class LeftOut(NamedTuple):
+    """A face that a reader left out.
+
+    Attributes:
+        name: Its name, if it has one.
+        reason: ``file:line: reason``.
+        broken: Whether something is wrong with it; otherwise nothing of it is labelled.
+    """
+
+    name: str
+    reason: str
+    broken: bool = True
+
+
 class Samples(Sequence["Sample"]):
     """Annotated faces in a fixed order; a picture is decoded when its sample is asked for.
 
@@ -131,16 +146,25 @@ class Samples(Sequence["Sample"]):
         scheme: The scheme of the keypoints.
         skipped: What was left out, each as ``file:line: reason``: with ``skip_bad`` what is broken, and of files with
             many faces always those without any label.
+        broken: Those of them that are broken.
+        source: The file or folder that was read.
     """
 
     def __init__(
-        self, root: Path, scheme: Scheme, entries: Iterable[Entry], skipped: Iterable[tuple[str, str]] = ()
+        self,
+        root: Path,
+        scheme: Scheme,
+        entries: Iterable[Entry],
+        skipped: Iterable[LeftOut] = (),
+        source: Path | None = None,
     ) -> None:
         self.root = root
         self.scheme = scheme
+        self.source = root if source is None else source
         self._entries = tuple(entries)
-        self._skipped = tuple(skipped)  # the name, and why
-        self.skipped: tuple[str, ...] = tuple(reason for _, reason in self._skipped)
+        self._skipped = tuple(skipped)
+        self.skipped: tuple[str, ...] = tuple(one.reason for one in self._skipped)
+        self.broken: tuple[str, ...] = tuple(one.reason for one in self._skipped if one.broken)
 
     def __len__(self) -> int:
         """The number of faces."""
@@ -164,19 +188,46 @@ class Samples(Sequence["Sample"]):
             labelled keypoints; path; subset. For a slice, its samples.
 
         Raises:
+            DataError: A point lies farther outside the picture than it is large.
             ImageError: The picture cannot be decoded.
             IndexError: There is no such position.
         """
         if isinstance(index, slice):
-            return Samples(self.root, self.scheme, self._entries[index], self._skipped)
+            return Samples(self.root, self.scheme, self._entries[index], self._skipped, self.source)
         entry = self._entries[index]
+        image = entry.picture.read()
+        self._check_near(entry, image)
         return {
-            "image": entry.picture.read(),
+            "image": image,
             "keypoints": entry.keypoints.copy(),
             "box": _tight_boxes(entry.keypoints[np.newaxis])[0],
             "path": str(entry.picture),
             "subset": entry.subset,
         }
+
+    def converted(self, scheme: Scheme) -> Samples:
+        """The same faces with the points of another scheme, made by :func:`cascade_kp.schemes.convert`.
+
+        Raises:
+            SchemeError: These points do not tell those.
+        """
+        points = convert(self.keypoints, self.scheme, scheme)
+        points.setflags(write=False)
+        entries = [entry._replace(keypoints=own) for entry, own in zip(self._entries, points, strict=True)]
+        return Samples(self.root, scheme, entries, self._skipped, self.source)
+
+    def _check_near(self, entry: Entry, image: NDArray[np.uint8]) -> None:
+        """Refuse a point that is no slip of the hand at the rim but a wrong number: training would follow it."""
+        size = np.array([image.shape[1], image.shape[0]], np.float32)
+        far = ((entry.keypoints < -size) | (entry.keypoints > 2 * size)).any(axis=1)
+        if far.any():
+            i = int(far.argmax())
+            x, y = entry.keypoints[i].tolist()
+            where = entry.picture.stated if isinstance(entry.picture, PictureFile) else ""
+            raise DataError(
+                f"{where or self.source}: {entry.name}: expected points in the picture of "
+                f"{image.shape[1]} x {image.shape[0]} px or near it, got {self.scheme.keypoints[i]!r} at {x:g}, {y:g}"
+            )
 
     def __repr__(self) -> str:
         """What, how many and from where."""
@@ -259,7 +310,7 @@ class Samples(Sequence["Sample"]):
             raise InputError(f"indices must be a list of whole numbers, got {chosen.dtype} of shape {chosen.shape}")
         if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise InputError(f"indices must be from 0 to {len(self) - 1}, got {chosen.min()} to {chosen.max()}")
-        return Samples(self.root, self.scheme, [self._entries[int(i)] for i in chosen], self._skipped)
+        return Samples(self.root, self.scheme, [self._entries[int(i)] for i in chosen], self._skipped, self.source)
 
     def split(self, names: Iterable[str]) -> Samples:
         """The faces of a split list, in the list's order.
@@ -279,7 +330,7 @@ class Samples(Sequence["Sample"]):
             places.setdefault(entry.picture_name, []).append(i)
         # An annotation's own name goes first: X.pts may lie beside X_2.pts, of the same X.jpg.
         places |= {entry.name: [i] for i, entry in enumerate(self._entries)}
-        left_out = {name for name, _ in self._skipped}
+        left_out = {one.name for one in self._skipped}
         chosen: dict[int, str] = {}  # ordered, and knows which name asked for a face
         absent = []
         for name in names:

@@ -215,6 +215,7 @@ def read_faces(
     split: str | os.PathLike[str] | None = None,
     *,
     skip_bad: bool = False,
+    apart: bool = False,
 ) -> LabelledFaces:
     """Read labelled faces for a model.
 
@@ -226,6 +227,7 @@ def read_faces(
         split: a list of names (see :func:`cascade_kp.data.readers.read_split`), relative to a folder above the data:
             only these faces are taken.
         skip_bad: leave out what is broken, with a warning, instead of raising.
+        apart: a face may come in several parts; its name then says in which, too.
 
     Raises:
         DataError: there is no face, a face comes twice, the data mixes schemes, or a file is broken.
@@ -248,6 +250,12 @@ def read_faces(
     origins, points, paths, stems, places = zip(*labelled, strict=True)
     names, folders = _names(places, stems)
     twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice and apart:
+        wheres = [part.source.name if isinstance(part, Samples) else str(i) for i, part in enumerate(parts)]
+        names = tuple(
+            f"{name} ({wheres[o]})" if name in twice else name for name, o in zip(names, origins, strict=True)
+        )
+        twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
             f"data: expected every face once, got {len(twice)} of them more often, such as {twice[0]!r}; do the "

@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["draw_sheet", "inspect_data", "some_faces"]
 
 
-def inspect_data(
+def inspect_data(  # noqa: PLR0913 (settings of reading and running, keyword-only)
     data: Data | Sequence[Data],
     *,
     scheme: str | Path | Scheme | None = None,
     model: str | os.PathLike[str] | None = None,
+    frame: str | None = None,
+    images: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     device: str = "cpu",
     backend: Backend = "auto",
@@ -56,6 +58,8 @@ def inspect_data(
         scheme: of the labels; by default the model's, or ``ibug68``.
         model: an embedded model's name, or a model file: labels are then ranked by how far they are from its answers,
             in radii of its own ``sigma``. That says little of faces that the model was trained on.
+        frame: of files that do not state it, as of :func:`cascade_kp.read_samples`.
+        images: folder of the pictures that files name, likewise.
         threads: of the model's networks; None leaves torch's own setting.
         device: where they run.
         backend: what runs them.
@@ -74,9 +78,9 @@ def inspect_data(
     known = (load_scheme("ibug68") if pipe is None else pipe.scheme) if scheme is None else as_scheme(scheme)
     if pipe is not None:
         convert(np.zeros((1, len(known), 2)), known, pipe.scheme)  # says at once what does not fit
-    parts = [_read(Path(one), known) if isinstance(one, str | os.PathLike) else one for one in given]
-    faces = read_faces(parts, known)
-    broken = [list(part.skipped) if isinstance(part, Samples) else [] for part in parts]
+    parts = [_read(Path(one), known, frame, images) if isinstance(one, str | os.PathLike) else one for one in given]
+    faces = read_faces(parts, known, apart=True)
+    broken = [list(part.broken) if isinstance(part, Samples) else [] for part in parts]
     points = faces.keypoints.astype(np.float64)
     # Onto a mean that is its own mirror image, so that a mirrored copy gives the mirrored view.
     upright = lay(points, known, symmetric(lay(points, known).mean, known))
@@ -120,7 +124,7 @@ def _parts(data: Any) -> Sequence[Any]:  # noqa: ANN401 (what came)
     return [data] if isinstance(data[0], Mapping) else data
 
 
-def _read(folder: Path, scheme: Scheme) -> Samples:
+def _read(folder: Path, scheme: Scheme, frame: str | None, images: str | os.PathLike[str] | None) -> Samples:
     """The usable faces of a folder; what is broken is in ``skipped``.
 
     Raises:
@@ -128,11 +132,11 @@ def _read(folder: Path, scheme: Scheme) -> Samples:
         SchemeError: all files have another number of points.
     """
     try:
-        return read_samples(folder, scheme)
+        return read_samples(folder, scheme, frame=frame, images=images)
     except DataError:
         # Something is broken: all that is, in one go. This decodes every picture, so it is not the first try.
         try:
-            return read_samples(folder, scheme, skip_bad=True)
+            return read_samples(folder, scheme, frame=frame, images=images, skip_bad=True)
         except DataError as error:
             counts = _point_counts(folder)
             if len(counts) == 1 and len(scheme) not in counts:

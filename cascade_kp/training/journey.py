@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -31,7 +32,7 @@ from cascade_kp.training.assemble import (
 from cascade_kp.training.checkpoint import check_room
 from cascade_kp.training.loop import train_part
 from cascade_kp.training.parts import Faces, Pool, Sources, parts_of, reference_shape
-from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
+from cascade_kp.training.recipe import DataConfig, Recipe, RunConfig, load_recipe
 from cascade_kp.training.teach import Teacher
 from cascade_kp.training.validate import HeldOut
 from cascade_kp.training.warm_start import warm_weights
@@ -51,6 +52,7 @@ __all__ = ["Trained", "hold_out", "load_faces", "make_fabric", "train"]
 
 _log = logging.getLogger(__name__)
 
+_SUFFIX = ".safetensors"
 _HELD_OUT = 0.1
 _MB = 1 << 20
 
@@ -105,7 +107,7 @@ def train(
         KeyboardInterrupt: it was interrupted; a checkpoint is saved first.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(os.fspath(recipe))
-    scheme = load_scheme(chosen.scheme)
+    scheme = _scheme(chosen)
     known = parts_of(chosen, scheme)
     for name in only:
         if name not in known:
@@ -113,6 +115,7 @@ def train(
     folder = Path(out)
     path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
     start = start if start is not None else chosen.start or None
+    _check_save(path, chosen)
     begun = _begun(start, path, chosen, scheme) if start is not None else None
     check_room(path.parent, _MB)
     fabric = make_fabric(chosen.run)
@@ -149,6 +152,22 @@ def train(
     table = validation_table(cascade, faces.validation, chosen.box_jitter)
     save_model(path, cascade, describe(cascade, chosen, faces, table, begun))
     return Trained(path, table)
+
+
+def _scheme(recipe: Recipe) -> Scheme:
+    """That of the recipe, which a model file may tell too."""
+    return load_model(recipe.scheme)[1].scheme if recipe.scheme.endswith(_SUFFIX) else load_scheme(recipe.scheme)
+
+
+def _check_save(path: Path, recipe: Recipe) -> None:
+    """Refuse to write a model over what is none, or over one that this training begins with or learns from."""
+    if path.suffix != _SUFFIX:
+        raise ConfigError(f"save: expected a file that ends in {_SUFFIX}, got {path}")
+    used = {recipe.data.teacher, recipe.first.warm_start, recipe.coarse.warm_start, recipe.boxes.warm_start}
+    used |= {part.warm_start for part in recipe.regions.values()} | {recipe.scheme}
+    for name in used:
+        if name.endswith(_SUFFIX) and path.exists() and Path(name).exists() and path.samefile(name):
+            raise ConfigError(f"save: expected another file than a model that is learnt from, got {path}")
 
 
 def _begun(start: str | os.PathLike[str], save: Path, recipe: Recipe, scheme: Scheme) -> tuple[Cascade, ModelInfo]:
@@ -206,11 +225,13 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         cache: folder of the working crops' cache files.
 
     Raises:
+        SchemeError: the labels cannot be converted to the scheme.
         DataError: a folder or list is missing or broken, the list names a face that is not there, or nothing is left
             to learn from or to validate on.
     """
     held, config = None, recipe.data
     fold = (config.fold, config.folds) if config.folds else None
+    read = functools.partial(_read, config, data, scheme)
     if recipe.data.validation:
         listed = splits / recipe.data.validation
         if not listed.is_file():
@@ -218,7 +239,7 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         held = set(read_split(listed))
     train, validation, unseen = [], [], set(held or ())
     for folder in recipe.data.train:
-        samples = read_samples(data / folder, scheme)
+        samples = read(folder)
         names = [f"{folder}/{name}" for name in samples.names]
         unseen -= set(names)
         if held is not None:
@@ -229,7 +250,7 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
         raise DataError(f"{recipe.data.validation}: names {len(unseen)} faces that are not there, as {min(unseen)}")
-    extra = [read_samples(data / folder, scheme) for folder in recipe.data.extra]
+    extra = [read(folder) for folder in recipe.data.extra]
     for what, parts in (("to train on", train), ("for validation", validation)):
         if not sum(len(part) for part in parts):
             raise DataError(f"{data}: expected faces {what} in {list(recipe.data.train)}, got none")
@@ -256,11 +277,19 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
     return Faces(learnt, further, pool(validation, "mask"), reference)
 
 
+def _read(config: DataConfig, data: Path, scheme: Scheme, folder: str) -> Samples:
+    """The faces of a folder or annotation file below the data root, as points of the recipe's scheme."""
+    labels = load_scheme(config.labels) if config.labels else scheme
+    images = data / config.images if config.images else None
+    samples = read_samples(data / folder, labels, frame=config.frame or None, images=images)
+    return samples if labels == scheme else samples.converted(scheme)
+
+
 def _placeable(samples: Samples, reference: Tensor) -> tuple[Samples, NDArray[np.float32]]:
     """The faces whose whole box is known or can be estimated from what is labelled, and these (N, 4) boxes, px."""
     whole = geometry.complete(torch.from_numpy(samples.keypoints), reference)
     boxes = geometry.tight_box(whole)
-    known = ~torch.isnan(whole).flatten(1).all(dim=1) & ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) > 1.0)
+    known = ~torch.isnan(whole).flatten(1).all(dim=1) & ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1) > 1.0)
     if not known.all():
         first = samples.paths[int((~known).nonzero()[0])]
         _log.warning(
@@ -304,11 +333,16 @@ def hold_out(
         seed: another one chooses other pictures.
         fold: i and k for the i-th (from 0) of k parts of about the same size in place of the share; together these are
             all pictures, each in one of them.
+
+    Raises:
+        DataError: there are more folds than pictures.
     """
     pictures = [Path(os.path.relpath(path, samples.root)).as_posix() for path in samples.paths]
     key = str(seed).encode() if seed else b""
     ranks = {name: hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in set(pictures)}
     count = min(max(1, round(len(ranks) * share)), len(ranks) - 1) if len(ranks) > 1 else 0
+    if fold is not None and fold[1] > len(ranks):
+        raise DataError(f"folds: expected at most {len(ranks)}, as many as there are pictures, got {fold[1]}")
     first, last = (0, count) if fold is None else (len(ranks) * (fold[0] + i) // fold[1] for i in (0, 1))
     held = set(sorted(ranks, key=lambda name: ranks[name])[first:last])
     return np.array([name in held for name in pictures])

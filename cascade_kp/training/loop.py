@@ -320,6 +320,7 @@ def _asked(
     }
     network, training = described["network"], described["training"]
     training.pop("sheet_every")
+    training.pop("warm_start")  # the weights themselves are told below, wherever they lie
     # What came later is told where it is used, so that a training that was begun before it goes on.
     for table, key in ((network, "boxed"), (network["net"], "design"), (training, "ninefold")):
         if not table[key]:
@@ -341,6 +342,7 @@ def _resume(fabric: Fabric, state: State, path: Path, asked: dict[str, Any]) -> 
     saved = fabric.broadcast(saved) if fabric.world_size > 1 else saved
     if saved is None or saved["step"] == 0:  # nothing has been learnt yet: what was asked for before is no matter
         return
+    saved["asked"]["training"].pop("warm_start", None)
     changed = changes(saved["asked"], asked)
     if changed:
         raise ConfigError(

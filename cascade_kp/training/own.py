@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
+from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, LossConfig, RegionConfig, to_dict
 from cascade_kp.data.readers import read_samples
 from cascade_kp.detect import FaceDetector
 from cascade_kp.errors import ConfigError, DataError
-from cascade_kp.schemes import load_scheme
+from cascade_kp.schemes import available_schemes, load_scheme
+from cascade_kp.training.parts import reference_shape
 from cascade_kp.training.recipe import DataConfig, OptimConfig, PartConfig, Recipe, ScheduleConfig, override
-from cascade_kp.weights import load_model
+from cascade_kp.weights import load_model, model_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from cascade_kp.config import CascadeConfig
     from cascade_kp.data.samples import Samples
@@ -30,13 +35,15 @@ __all__ = ["Place", "own_recipe", "place_in_face"]
 _log = logging.getLogger(__name__)
 
 # Chosen on validation faces of 300-W, see `python -m benchmarks.own_points`.
-_STEPS = {"first": 400, "coarse": 800, "regions": 600}
+_STEPS = {"first": 800, "coarse": 600, "regions": 600}
 _LR = 1e-3
 _HELD_OUT = 0.2
 # Of fewer points no box tells the size of the face's part; they stay as stage one says.
 _FEWEST = 2
-# A mean of fewer faces is left to chance.
+# A median of fewer faces is left to chance.
 _SURE = 5
+_INSIDE = 0.5
+_MAD_TO_SIGMA = 1.4826
 _NON_FACES = 0.125
 # How boxes lie beside the variation between faces, which comes on top: as users and detectors give them.
 _SHIFT, _SCALE = 0.06, 0.10
@@ -46,7 +53,7 @@ class Place(NamedTuple):
     """Where the box of a scheme's points lies in a face.
 
     Attributes:
-        within_face: its mean, as ``CascadeConfig.within_face``; None where too few faces were found to say.
+        within_face: its median, as ``CascadeConfig.within_face``; None where too few faces were found to say.
         shift: standard deviation of its middle, in its own longer sides.
         scale: standard deviation of the log of its longer side.
         found: of how many faces this is.
@@ -62,21 +69,24 @@ def place_in_face(samples: Samples) -> Place:
     """Measure where points lie in the boxes that the embedded detector finds round their faces.
 
     Args:
-        samples: labelled faces; those of which some label is missing, and turned ones, say nothing of it.
+        samples: labelled faces of at least two points. A missing label is estimated from the others; turned faces say
+            nothing.
 
     Raises:
+        DataError: a point lies far outside its picture.
         ImageError: a picture cannot be decoded.
     """
+    labels = torch.from_numpy(samples.keypoints)
+    whole = geometry.complete(labels, reference_shape(labels, samples.scheme.flip)).numpy()
     detector, places = FaceDetector(), []
-    for sample in samples:
-        points = sample["keypoints"]
+    for sample, points in zip(samples, whole, strict=True):
         if np.isnan(points).any():
             continue
         found, rolls = detector.detect(sample["image"])
         upright = found[rolls == 0, :4].astype(np.float64)
         # More than half of the points inside: those of a jaw may stick out.
         inside = ((points >= upright[:, None, :2]) & (points <= upright[:, None, 2:])).all(axis=2).mean(axis=1)
-        if not len(upright) or inside.max() <= 0.5:
+        if not len(upright) or inside.max() <= _INSIDE:
             continue
         box = upright[int(inside.argmax())]
         tight = np.concatenate([points.min(axis=0), points.max(axis=0)])
@@ -84,10 +94,16 @@ def place_in_face(samples: Samples) -> Place:
     if len(places) < _SURE:
         return Place(None, 0.0, 0.0, len(places))
     table = np.array(places)
+    middle = np.median(table, axis=0)
     side = (table[:, 2:] - table[:, :2]).max(axis=1)
-    shift = ((table[:, :2] + table[:, 2:]) / 2 / side.mean()).std(axis=0).max()
-    mean = tuple(round(float(value), 3) for value in table.mean(axis=0))
-    return Place(mean, float(shift), float(np.log(side).std()), len(places))
+    shift = _spread((table[:, :2] + table[:, 2:]) / 2 / np.median(side)).max()
+    scale = _spread(np.log(side)[:, None]).max()
+    return Place(tuple(round(float(value), 3) for value in middle), float(shift), float(scale), len(places))
+
+
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, k) -> (k,) the standard deviation, of which a few wrong labels do not decide."""
+    return _MAD_TO_SIGMA * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
 
 
 def own_recipe(
@@ -122,10 +138,19 @@ def own_recipe(
         raise ConfigError(f"init: expected a cascade of trunks and heads, got {info.name!r}, another system's network")
     known = info.scheme if scheme is None else load_scheme(os.fspath(scheme))
     source = Path(data).resolve()
-    samples = read_samples(source, known)
+    if len(known) < _FEWEST:
+        raise ConfigError(f"scheme: expected at least {_FEWEST} keypoints to place a face by, got {len(known)}")
+    told = dict(overrides)
+    images = source.parent / told["data.images"] if told.get("data.images") else None
+    samples = read_samples(source, known, frame=told.get("data.frame") or None, images=images)
     if len(samples) < _SURE:
         raise DataError(f"{data}: expected at least {_SURE} labelled faces to train on, got {len(samples)}")
     model = _model(info.config, None if known == info.scheme else known)
+    if known.regions and not model.regions:
+        _log.warning(
+            "%s has no specialists: the regions of %r (%s) stay as stage one says",
+            *(info.name, known.name, ", ".join(known.regions)),
+        )
     spread = _SHIFT, _SCALE
     if known != info.scheme:
         place = place_in_face(samples)
@@ -155,13 +180,19 @@ def own_recipe(
         name=f"{info.name}-own" if same else known.name,
         model=model,
         data=DataConfig(train=(source.name,), validation_share=_HELD_OUT),
-        scheme=known.name if scheme is None else os.fspath(scheme),
+        scheme=_named(init, known) if scheme is None else os.fspath(scheme),
         regions=specialists,
         licence=f"begun with the weights of {info.name}, of which holds: {info.licence}",
         first=first,
         coarse=coarse,
     )
     return override(Recipe, to_dict(recipe), overrides)
+
+
+def _named(init: str | os.PathLike[str], scheme: Scheme) -> str:
+    """What a recipe says for a model's own scheme: an embedded one's name, or the model's file, which holds it."""
+    embedded = scheme.name in available_schemes() and load_scheme(scheme.name) == scheme
+    return scheme.name if embedded else str(model_path(init).resolve())
 
 
 def _model(config: CascadeConfig, scheme: Scheme | None) -> CascadeConfig:

@@ -269,7 +269,8 @@ def face_units(anchors: Tensor, scheme: Scheme) -> Tensor:
     """
     if scheme.inter_ocular is None:
         box = geometry.tight_box(anchors)
-        return (box[:, 2:] - box[:, :2]).prod(dim=1).sqrt()
+        root = (box[:, 2:] - box[:, :2]).prod(dim=1).sqrt()
+        return torch.where(root > 0, root, torch.nan)
     a, b = scheme.inter_ocular
     distance: Tensor = (anchors[:, a] - anchors[:, b]).norm(dim=-1)
     return distance

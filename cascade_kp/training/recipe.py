@@ -70,6 +70,9 @@ class DataConfig:
         validation_seed: another one chooses other pictures.
         folds: so many parts of about the same size in place of that share, one of which is for validation; 0 for none.
         fold: which, from 0.
+        labels: name or path of the scheme of the labels where it is not the recipe's; they are converted to it.
+        frame: of annotation files that do not state it, as of :func:`cascade_kp.read_samples`; empty if all do.
+        images: folder below the data root of the pictures that annotation files name; empty for the files' own.
     """
 
     train: tuple[str, ...]
@@ -84,6 +87,9 @@ class DataConfig:
     validation_seed: int = 0
     folds: int = 0
     fold: int = 0
+    labels: str = ""
+    frame: str = ""
+    images: str = ""
 
     def __post_init__(self) -> None:
         check(bool(self.train), "train", "at least one folder", "none")

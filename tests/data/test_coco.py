@@ -81,15 +81,20 @@ def test_several_faces_and_other_categories(tmp_path):
         {"id": 6, "image_id": 7, "category_id": 3},
         face | {"id": 9, "keypoints": [0] * 9},
         face | {"id": 10, "bbox": []},
+        face | {"id": 11, "keypoints": []},
+        face | {"id": 12, "iscrowd": 1},
     ]
     case.put_picture(tmp_path, "images/b.png")
     samples = read_coco(put(tmp_path, data), case.SCHEME)
-    assert samples.names == ("a#1", "a#5", "images/b")  # picture by picture
+    assert samples.names == ("a#1", "a#3", "images/b")  # picture by picture
     assert np.isnan(samples.given_boxes[1]).all()
-    assert len(samples.skipped) == 3
-    assert (
-        samples.skipped[0] == f"{tmp_path / 'faces.json'}: annotations[2]: an annotation without keypoints of 'three'"
-    )
+    # Other categories are nothing of ours; a face without points, without a list of them, and a crowd are left out.
+    assert [reason.split(": ", 2)[1:] for reason in samples.skipped] == [
+        ["annotations[4]", "a face without any labelled point"],
+        ["annotations[6]", "an annotation without keypoints of 'three'"],
+        ["annotations[7]", "an annotation without keypoints of 'three'"],
+    ]
+    assert samples.broken == ()
 
 
 BAD_CATEGORIES = case.coco_data() | {"categories": [{"id": 1, "keypoints": ["right_eye", "left_eye", "nose_tp"]}]}

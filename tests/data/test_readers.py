@@ -137,14 +137,16 @@ class TestTree:
         with pytest.raises(SchemeError, match="ibug5"):
             read_300w(tmp_path, scheme="ibug5")
 
-    def test_the_68_points_tell_other_schemes_too(self, tmp_path):
+    def test_what_is_read_tells_other_schemes_too(self, tmp_path):
         put(tmp_path, "photo", seed=4)
+        samples = read_300w(tmp_path)
         for name in ("ibug51", "kaggle15", "nose7"):
             scheme = load_scheme(name)
-            found = read_300w(tmp_path, scheme=scheme)[0]["keypoints"]
-            np.testing.assert_allclose(found, convert(points(4), load_scheme("ibug68"), scheme), atol=1e-3)
-        with pytest.raises(DataError, match=r"photo.pts:1: expected 5 points, as scheme 'nose5' has, got 68"):
-            read_300w(tmp_path, scheme="nose5")
+            other = samples.converted(scheme)
+            assert (other.scheme, other.names, other.source) == (scheme, samples.names, tmp_path)
+            np.testing.assert_array_equal(other.keypoints, convert(samples.keypoints, samples.scheme, scheme))
+        with pytest.raises(SchemeError, match="cannot convert 'ibug68' to 'nose5'"):
+            samples.converted(load_scheme("nose5"))
 
     def test_one_point_has_no_extent_and_is_fine(self, tmp_path):
         put(tmp_path, "face", count=1)
