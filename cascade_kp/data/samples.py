@@ -211,7 +211,7 @@ class Samples(Sequence["Sample"]):
         Raises:
             SchemeError: These points do not tell those.
         """
-        points = convert(self.keypoints, self.scheme, scheme)
+        points = convert(self.keypoints.astype(np.float64), self.scheme, scheme).astype(np.float32)
         points.setflags(write=False)
         entries = [entry._replace(keypoints=own) for entry, own in zip(self._entries, points, strict=True)]
         return Samples(self.root, scheme, entries, self._skipped, self.source)
