@@ -208,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.every < 1 or args.noses < 2:
         parser.error(f"expected --every of at least 1 and --noses of at least 2, got {args.every} and {args.noses}")
+    noses = args.out / "noses"
+    if noses.exists():
+        parser.error(f"--out: expected a folder without noses, which would stay among the new ones, but found {noses}")
     torch.set_num_threads(1)
     try:
         everyone, test = joined(args.data, TRAIN), joined(args.data, TEST)
@@ -216,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{args.out.name}/kaggle_style")
         write_faces(args.data, args.out / "kaggle_style", model=args.relabel, every=args.every, train=train, test=test)
         print(f"{args.out.name}/noses")
-        write_noses(args.out / "noses", train, args.noses)
+        write_noses(noses, train, args.noses)
     except DataError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

@@ -143,6 +143,14 @@ def test_a_training_face_that_is_a_test_face_is_left_out(data, tmp_path):
     assert set(train.names) - set(kept.names) == {"300w/afw/copy"}
 
 
+def test_old_noses_do_not_stay_among_new_ones(data, made, capsys):
+    before = sorted(made.rglob("*"))
+    with pytest.raises(SystemExit):
+        make(data, made)
+    assert "expected a folder without noses" in capsys.readouterr().err
+    assert sorted(made.rglob("*")) == before
+
+
 def test_missing_data_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         made_data.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
