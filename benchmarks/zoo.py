@@ -11,10 +11,10 @@ DIR is what `python -m benchmarks.made_data` wrote; DATA holds 300-W as the data
 faces, whole pictures; NME over the distance of the eye centres. The noses are measured on their validation share, which
 also chose the weights. `cascade_paper...` has its NME, inter-ocular, on the 554 common test faces of 300-W, true boxes.
 
-`full` writes one JSON a row to benchmarks/results/zoo and passes over rows that are there. --epochs N trains no longer
-than N epochs; the JSON then says that the budget was reduced. `smoke` trains a few steps of every row on a few faces
-drawn in code: it shows that all of it runs, needs no data, and its figures mean nothing. --report trains nothing,
-prints what is there, and draws the figure of the missing labels.
+`full` writes one JSON a row to benchmarks/results/zoo and passes over rows that are there, trained for as long.
+--epochs N trains no longer than N epochs; the JSON then says that the budget was reduced. `smoke` trains a few steps
+of every row on a few faces drawn in code: it shows that all of it runs, needs no data, and its figures mean nothing.
+--report trains nothing, prints what is there, and draws the figure of the missing labels.
 
 Some reports tell an "accuracy" of these regressions too, by a classifier's metric, which counts how often the largest
 of the 30 numbers is the same coordinate in answer and label. It says nothing of how far points are off, and is
@@ -136,7 +136,9 @@ def measured(row: str, data: Path, faces: Path, work: Path, *, epochs: int | Non
         CascadeError: the data is missing, or the training failed.
     """
     system, recipe = ROWS[row], recipe_of(row, epochs=epochs, smoke=smoke)
-    folder = work / row
+    asked = load_recipe(f"zoo/{system.recipe}").coarse.epochs
+    # Another length is another training, with a checkpoint of its own.
+    folder = work / (row if smoke or recipe.coarse.epochs == asked else f"{row}-{recipe.coarse.epochs}")
     folder.mkdir(parents=True, exist_ok=True)
     root = faces if system.faces == "300w" else data
     (work / "cache").mkdir(exist_ok=True)
@@ -150,7 +152,6 @@ def measured(row: str, data: Path, faces: Path, work: Path, *, epochs: int | Non
     logs = [_log(path) for path in sorted(folder.glob("*.jsonl"))]
     direct = _log(folder / "coarse.jsonl")
     steps = int(direct[-1]["step"])
-    asked = load_recipe(f"zoo/{system.recipe}").coarse.epochs
     what = _WHAT[system.faces] + (f"; {_WHAT_NOSE[recipe.scheme]}" if system.faces == "noses" else "")
     result: dict[str, Any] = {
         "settings": {
@@ -419,8 +420,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = None if folder is None else folder / f"{row}.json"
         if path is not None and path.exists() and not args.again:
             results[row] = json.loads(path.read_text(encoding="utf-8"))
-            print(f"{row}: there already", flush=True)
-            continue
+            if results[row]["epochs"]["asked"] >= recipe_of(row, epochs=args.epochs, smoke=smoke).coarse.epochs:
+                print(f"{row}: there already", flush=True)
+                continue
         envelope = record.envelope("zoo", _PROTOCOL[ROWS[row].faces])
         results[row] = {**envelope, **measured(row, data, faces, work, epochs=args.epochs, smoke=smoke)}
         if path is not None:

@@ -170,6 +170,23 @@ def test_the_small_budget_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "mean_face: there already" in capsys.readouterr().out
 
 
+def test_a_row_of_fewer_epochs_is_trained_again(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measured(*_, epochs, **__):
+        asked.append(epochs)
+        return {**fake(3.0, np.random.default_rng(0)), "epochs": {"asked": epochs or 40, "recipe": 40, "done": 1.0}}
+
+    monkeypatch.setattr(zoo, "measured", measured)
+    monkeypatch.setattr(zoo, "table", lambda *_: "head\nline")
+    for epochs in (5, 3, 5, 7, None, None, 7):
+        options = [] if epochs is None else ["--epochs", str(epochs)]
+        zoo.main(["--budget", "full", "--data", "d", "--only", "mean_face", *options, "--work", str(tmp_path / "w"),
+                  "--results", str(tmp_path / "r")])  # fmt: skip
+    assert asked == [5, 7, None]
+    assert capsys.readouterr().out.count("there already") == 4
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_small_budget_runs_for_all(tmp_path):
