@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import textwrap
@@ -677,12 +678,14 @@ def _rows_of(results: Results, faces: str) -> list[tuple[str, Result | None]]:
 
 def _zoo(results: Results) -> str:
     lines, tested, command = [], set(), ""
+    errors: dict[str, float] = {}
     for row, result in _rows_of(results, "kaggle"):
         if result is None:
             lines.append([f"`{row}`", *["-"] * 8, "not run", _reported(row)])
             continue
         tested.add(result["data"]["tested"])
         command = shown(re.sub(r" --(only|epochs) [\w ]+?(?= --|$)", "", result["command"]))
+        errors[row] = result["rmse"]
         low, high = result["rmse_ci95"]
         cells = [
             f"{result['parameters']:,}",
@@ -704,6 +707,9 @@ def _zoo(results: Results) -> str:
         "bootstrap over faces; NME over the distance of the eye centres. Training without its validations, and a "
         "single call, on one thread of a machine that others used as well: each row was timed by itself."
     )
+    worse = [f"`{row}`" for row, error in errors.items() if error >= errors.get("mean_face", math.inf)]
+    if worse[1:]:
+        text += f" No better than the same face for every picture, after so much training: {', '.join(worse[1:])}."
     return "\n\n".join([table(head, lines), paragraph(text)])
 
 
