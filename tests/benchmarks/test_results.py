@@ -20,6 +20,7 @@ jsonschema = pytest.importorskip("jsonschema")
 HOME = Path(record.__file__).resolve().parent
 RESULTS = HOME / "results"
 FILES = sorted(path for path in RESULTS.glob("*.json") if path.name != "schema.json")
+ZOO = sorted((RESULTS / "zoo").glob("*.json"))  # one a row, called by it
 BY_NAME = {path.stem: path for path in FILES}
 
 needs_text = pytest.mark.skipif(not (HOME / "README.md").is_file(), reason="benchmarks/README.md is not there")
@@ -47,6 +48,20 @@ def test_result_has_the_form_of_the_schema(validator, path):
     result = json.loads(path.read_text(encoding="utf-8"))
     assert problems(validator, result) == []
     assert path.stem == result["kind"] or path.stem.startswith(f"{result['kind']}-")
+
+
+@pytest.mark.parametrize("path", ZOO, ids=lambda path: path.stem)
+def test_row_of_the_zoo_has_the_form_of_the_schema(validator, path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert problems(validator, result) == []
+    assert (result["kind"], result["settings"]["row"], result["settings"]["budget"]) == ("zoo", path.stem, "full")
+    if "by_face" in result:
+        squared, labelled = (np.array(result["by_face"][key]) for key in ("squared", "labelled"))
+        assert len(squared) == len(labelled) == result["data"]["tested"]
+        assert result["mse"] == pytest.approx(squared.sum() / labelled.sum(), rel=1e-4)
+        assert result["rmse"] == pytest.approx(result["mse"] ** 0.5)
+        low, high = result["rmse_ci95"]
+        assert low <= result["rmse"] <= high
 
 
 PEERS = {
@@ -189,9 +204,10 @@ def test_every_kind_result_and_command_is_described():
     text = (HOME / "README.md").read_text(encoding="utf-8")
     schema = json.loads((RESULTS / "schema.json").read_text(encoding="utf-8"))
     missing = [kind for kind in schema["properties"]["kind"]["enum"] if f"`{kind}`:" not in text]
-    modules = [path.stem for path in HOME.glob("*.py") if path.stem not in {"__init__", "record"}]
+    modules = [path.stem for path in HOME.glob("*.py") if path.stem not in {"__init__", "record", "systems"}]
     missing += [name for name in modules if f"python -m benchmarks.{name}" not in text]
     missing += [path.name for path in FILES if f"`results/{path.name}`" not in text]
+    missing += [path.name for path in ZOO if f"`results/zoo/{path.name}`" not in text]
     assert missing == []
     assert set(schema["properties"]["kind"]["enum"]) == {
         rule["if"]["properties"]["kind"]["const"] for rule in schema["allOf"]
