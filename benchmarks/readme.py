@@ -19,7 +19,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.systems import MISSING, RESOLUTIONS, ROWS, trained
+from benchmarks.systems import MISSING, OURS, RESOLUTIONS, ROWS, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -691,12 +691,12 @@ _POLICIES = {
 
 
 def _reported(row: str) -> str:
-    return ", ".join(str(report) for report in ROWS[row].reports) or "-"
+    return "-" if row == OURS else ", ".join(str(report) for report in ROWS[row].reports) or "-"
 
 
 def _rows_of(results: Results, faces: str) -> list[tuple[str, Result | None]]:
-    """The zoo's rows of one kind of faces, each with its result where it has run."""
-    rows = [row for row, system in ROWS.items() if system.faces == faces]
+    """The zoo's rows of one kind of faces, each with its result where it has run; among Kaggle's our own comes last."""
+    rows = [row for row, system in ROWS.items() if system.faces == faces] + ([OURS] if faces == "kaggle" else [])
     return [(row, results[f"zoo/{row}"] if results.has(f"zoo/{row}") else None) for row in rows]
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from protocol_case import tiny_model
+from skimage import data as pictures
 
 from cascade_kp.cli import main
 from cascade_kp.data.kaggle import FACE_BOX, read_kaggle, read_kaggle_labels
 from cascade_kp.errors import DataError, InputError, SchemeError
+from cascade_kp.evaluation import submission
 from cascade_kp.evaluation.submission import box_for, read_lookup, submission_points, submit
 from cascade_kp.pipeline import Pipeline
 from cascade_kp.schemes import convert, load_scheme
@@ -35,6 +39,12 @@ def model(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def sure(monkeypatch):
+    """Models that know nothing doubt everything; here they are taken at their first word."""
+    monkeypatch.setattr(submission, "_SURE", math.inf)
+
+
 def lookup(folder, *rows, header="RowId,ImageId,FeatureName,Location"):
     path = folder / "IdLookupTable.csv"
     path.write_text("\n".join([header, *rows]) + "\n")
@@ -46,6 +56,7 @@ def rows_of(path):
         return list(csv.reader(file))
 
 
+@pytest.mark.usefixtures("sure")
 def test_the_rows_that_are_asked_for_in_their_order(tmp_path, test_csv, model):
     asked = lookup(tmp_path, "2,3,nose_tip_y,", "1,7,nose_tip_x,", "9,3,left_eye_center_x,")
     assert main(["submit", str(model), str(test_csv), str(asked), str(tmp_path / "out.csv"), "--threads", "1"]) == 0
@@ -60,6 +71,7 @@ def test_the_rows_that_are_asked_for_in_their_order(tmp_path, test_csv, model):
     np.testing.assert_allclose([float(value) for _, value in rows], np.clip(expected, 0, 96), atol=2e-3)
 
 
+@pytest.mark.usefixtures("sure")
 def test_models_and_mirror_images_are_averaged(test_csv, model):
     pipe, samples = Pipeline(model, detector=None, threads=1), read_kaggle(test_csv)
     plain, both = (submission_points([pipe], samples, flip=flip) for flip in (False, True))
@@ -141,3 +153,26 @@ def test_a_model_of_whole_pictures_is_given_no_box(tmp_path, test_csv):
     pipe, samples = Pipeline(path, detector=None, threads=1), read_kaggle(test_csv)
     expected = [convert(pipe(sample["image"])[0].keypoints, pipe.scheme, KAGGLE) for sample in samples]
     np.testing.assert_allclose(submission_points([pipe], samples), expected, atol=1e-3)
+
+
+def test_where_a_model_doubts_its_surest_answer_is_taken(monkeypatch):
+    """A face far from where faces are: the model of the embedded pictures is asked about boxes round the mean one."""
+    asked = []
+
+    class Asked(Pipeline):
+        def __call__(self, source, boxes=None):
+            asked.append(np.shape(boxes))
+            return super().__call__(source, boxes)
+
+    portrait = pictures.astronaut()[60:190, 160:290]  # the face fills it
+    small = np.array(Image.fromarray(portrait).convert("L").resize((40, 40)))
+    grey = np.full((96, 96), 120, np.uint8)
+    grey[50:90, 52:92] = small  # and lies in a corner
+    pipe = Asked("kaggle15", detector=None, threads=1)
+    (face,) = submission.faces_in(pipe, [np.repeat(grey[..., None], 3, axis=2)])
+    assert asked == [(1, 1, 4), (36, 4)]
+    whole = Pipeline("kaggle15", detector=None, threads=1)(pictures.astronaut(), [[184, 92, 268, 158]])[0].keypoints
+    expected = (whole - [160, 60]) * 40 / 130 + [52, 50]
+    assert np.linalg.norm(face.keypoints - expected, axis=1).mean() < 1.5
+    monkeypatch.setattr(submission, "_SURE", 9.0)
+    assert submission.faces_in(pipe, [np.repeat(grey[..., None], 3, axis=2)])[0] != face
