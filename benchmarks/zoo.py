@@ -306,8 +306,8 @@ def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[str]) -> str:
         shares = found.get("nme") or {"mean": found["stages"]["regions"] if "stages" in found else None}
         cells = [
             f"{found['parameters']:,}",
-            *(f"{found[key]:.2f}" if key in found else "-" for key in ("mse", "rmse", "mae")),
-            "-" if shares["mean"] is None else f"{100 * shares['mean']:.2f}",
+            *(_figure(found.get(key)) for key in ("mse", "rmse", "mae")),
+            _figure(None if shares["mean"] is None else 100 * shares["mean"]),
             f"{found['training_s'] / 60:.1f} min",
             f"{found['ms']:.1f}",
         ]
@@ -318,6 +318,11 @@ def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[str]) -> str:
         "far points are off."
     )
     return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    """A cell; a network that two steps sent astray does not break the column."""
+    return "-" if value is None else f"{value:.2f}" if value < 1e6 else f"{value:.1e}"
 
 
 def missing_labels(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
