@@ -371,7 +371,7 @@ def draw_missing(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
             axes.text(high + 0.04, i, f"{row['rmse']:.2f}", va="center")
         axes.set_yticks(range(len(rows)), [f"{row['way']}\n({row['faces']:,} faces)" for row in reversed(rows)])
         axes.set_xlim(0, 1.12 * max(row["rmse_ci95"][1] for row in rows))
-        axes.set_xlabel("RMSE, px at 96 px, with a 95 % interval over the held-out Kaggle-style faces")
+        axes.set_xlabel("RMSE on held-out Kaggle-style faces, px at 96 px\n(lines: 95 % intervals over faces)")
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
         written = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
