@@ -350,8 +350,8 @@ def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[str]) -> str:
         shares = found.get("nme") or {"mean": found["stages"]["regions"] if "stages" in found else None}
         cells = [
             f"{found['parameters']:,}",
-            *(f"{found[key]:.2f}" if key in found else "-" for key in ("mse", "rmse", "mae")),
-            "-" if shares["mean"] is None else f"{100 * shares['mean']:.2f}",
+            *(_figure(found.get(key)) for key in ("mse", "rmse", "mae")),
+            _figure(None if shares["mean"] is None else 100 * shares["mean"]),
             f"{found['training_s'] / 60:.1f} min",
             f"{found['ms']:.1f}",
         ]
@@ -362,6 +362,11 @@ def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[str]) -> str:
         "far points are off."
     )
     return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    """A cell; a network that two steps sent astray does not break the column."""
+    return "-" if value is None else f"{value:.2f}" if value < 1e6 else f"{value:.1e}"
 
 
 def missing_labels(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -410,7 +415,7 @@ def draw_missing(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
             axes.text(high + 0.04, i, f"{row['rmse']:.2f}", va="center")
         axes.set_yticks(range(len(rows)), [f"{row['way']}\n({row['faces']:,} faces)" for row in reversed(rows)])
         axes.set_xlim(0, 1.12 * max(row["rmse_ci95"][1] for row in rows))
-        axes.set_xlabel("RMSE, px at 96 px, with a 95 % interval over the held-out Kaggle-style faces")
+        axes.set_xlabel("RMSE on held-out Kaggle-style faces, px at 96 px\n(lines: 95 % intervals over faces)")
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
         written = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
