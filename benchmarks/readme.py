@@ -311,9 +311,9 @@ def _own_points(results: Results) -> str:
     head = ["pictures", "begun with", "NME, %", "detector's boxes (found)", "minutes"]
     count = result["rows"][0]["truth_found"]
     text = (
-        f"`{shown(result['command'])}` prints this: 20 points under names that no model knows, labelled in so many "
+        f"`{shown(re.sub(r' --work \S+', '', result['command']))}` prints this: 20 points under names that no model knows, labelled in so many "
         f"faces of 300-W's training folders, on its {count} validation faces; wall time of everything on one thread of "
-        f"{_machine(result)}. The model that is begun with has seen these faces, under other names of their points: "
+        f"{_machine(result)}{_note(result, ';')}. The model that is begun with has seen these faces, under other names of their points: "
         "pictures of another kind than its own may need more."
     )
     return "\n\n".join([table(head, rows), paragraph(text)])
@@ -826,7 +826,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "augment": _augment,
     "breakdown": _breakdown,
     **{f"card-{name}": _card(name) for name in MODELS},
-    "card-kaggle15": _card("kaggle15", ("all", "right_eye", "left_eye", "mouth")),
+    "card-kaggle15": _card("kaggle15", ("15", "right_eye", "left_eye", "mouth")),
     "detector": _detector,
     "faces": _faces,
     "falls-short": _falls_short,
