@@ -310,11 +310,12 @@ def _own_points(results: Results) -> str:
     ]
     head = ["pictures", "begun with", "NME, %", "detector's boxes (found)", "minutes"]
     count = result["rows"][0]["truth_found"]
+    command = shown(re.sub(r" --work \S+", "", result["command"]))
     text = (
-        f"`{shown(re.sub(r' --work \S+', '', result['command']))}` prints this: 20 points under names that no model knows, labelled in so many "
+        f"`{command}` prints this: 20 points under names that no model knows, labelled in so many "
         f"faces of 300-W's training folders, on its {count} validation faces; wall time of everything on one thread of "
-        f"{_machine(result)}{_note(result, ';')}. The model that is begun with has seen these faces, under other names of their points: "
-        "pictures of another kind than its own may need more."
+        f"{_machine(result)}{_note(result, ';')}. The model that is begun with has seen these faces, under other names "
+        "of their points: pictures of another kind than its own may need more."
     )
     return "\n\n".join([table(head, rows), paragraph(text)])
 
