@@ -29,6 +29,7 @@ from cascade_kp.training.assemble import (
     calibrate,
     crop_errors,
     fit_placement,
+    label_shift,
     stage_one_jitter,
     taken_from,
     validation_table,
@@ -489,6 +490,26 @@ class TestAssemble:
             {key: value for key, value in cascade.state_dict().items() if not key.startswith("boxes.")}
         )
         assert [row for row in validation_table(without, pool, JITTER) if "boxes" in row] == []
+
+    def test_labels_that_lie_to_one_side_are_seen_to(self, faces):
+        """Labels that are a network's own answers, moved: by so much, whatever the network, and with no spread."""
+        torch.manual_seed(0)
+        pool, net = faces.validation, Cascade(RECIPE.model, SCHEME).eval()
+        net.coarse.reference.copy_(faces.reference)
+        moved = torch.empty_like(pool.points)
+        with torch.inference_mode():
+            boxes = geometry.tight_box(pool.anchors)
+            for i in range(len(pool)):
+                said = net.stages(pool.crops.images(pool.rows[i : i + 1]), boxes[i : i + 1], regions=False)
+                step = said.frames[0, :, :2] @ torch.tensor([0.02, -0.01]) * RECIPE.model.coarse.input_px
+                moved[i] = said.coarse[0] + step
+        mean, error = label_shift(net, dataclasses.replace(pool, points=moved))
+        torch.testing.assert_close(mean, torch.tensor([0.02, -0.01]), atol=1e-4, rtol=0)
+        assert error.max() < 1e-4
+        other = Cascade(dataclasses.replace(RECIPE.model, label_offset=0.02), SCHEME).eval()
+        other.load_state_dict(net.state_dict())
+        mean, _ = label_shift(other, dataclasses.replace(pool, points=moved))
+        torch.testing.assert_close(mean, torch.tensor([0.0, -0.01]), atol=1e-4, rtol=0)
 
     def test_crop_errors_are_measured(self, cascade, faces):
         errors = crop_errors(cascade, faces.validation, JITTER)
