@@ -274,7 +274,7 @@ def folder(tmp_path_factory):
     """Some faces, and one whose labels lie beside its picture."""
     where = tmp_path_factory.mktemp("private") / "faces"
     for i, sample in enumerate(synthetic_faces(FACES + 1, seed=4, size=(150, 160))):
-        write_sample(where, f"face-{i}", sample["image"], sample["keypoints"] + (500 if i == FACES else 0))
+        write_sample(where, f"face-{i}", sample["image"], sample["keypoints"] + (150 if i == FACES else 0))
     return where
 
 
