@@ -1,4 +1,4 @@
-"""How far an exported graph lies from PyTorch, and what it costs: ``python -m benchmarks.export FOLDER... [--json PATH]``.
+"""How far an exported graph lies from PyTorch, and its time: ``python -m benchmarks.export FOLDER... [--json PATH]``.
 
 Agreement: labelled faces of the folders, each scaled to a size drawn evenly in logarithms from 20 to 2,400 px (the
 longer side of its tight box) and set into a picture of 1.3 to 3 times that, its centre anywhere, so that many faces are
@@ -18,12 +18,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import record
@@ -36,8 +37,6 @@ from cascade_kp.weights import available_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from cascade_kp.schemes import Scheme
     from cascade_kp.structures import Sample
@@ -54,8 +53,8 @@ _SMALLEST_PX, _LARGEST_PX = 20.0, 2400.0
 _BOXES = (1, 2, 3, 0)
 _SIZES = ((288, 640, 480, 1), (288, 640, 480, 8), (1000, 4000, 3000, 1), (2000, 4000, 3000, 1))
 
-Pixels = NDArray[np.uint8] if TYPE_CHECKING else Any
-Floats = NDArray[np.float32] if TYPE_CHECKING else Any
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:

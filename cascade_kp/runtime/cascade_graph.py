@@ -1,7 +1,7 @@
 """A whole cascade as one ONNX graph: picture and boxes in, keypoints in the picture's frame out.
 
 It does what ``Pipeline`` does with boxes that are given, face by face in a loop, so that memory does not grow with
-their number. Each function here writes what the function or method of its name in :mod:`cascade_kp.models.cascade` does.
+their number. Most functions here write what the one of their name in :mod:`cascade_kp.models.cascade` does.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _cascade(graph: Graph, cascade: Cascade, crop: Crop, box: Value) -> tuple[Va
 
 
 def _asked(graph: Graph, net: KeypointNet, seen: Value, views: int, flip: list[int] | None) -> Said:
-    """Of the views of one crop (views, 3, s, s): what a network says of it, (1, K, 2) and so on; or of several crops."""
+    """What a network says of one crop, (1, K, 2) and so on, of which it sees (views, 3, s, s)."""
     if flip is not None:
         mirrored = seen.take(np.arange(net.config.input_px)[::-1], 3)
         said = network(graph, net, graph.concat(seen, mirrored, axis=0))

@@ -144,8 +144,8 @@ def _soft_argmax(graph: Graph, head: SoftArgmaxHead, maps: list[Value]) -> tuple
     used = maps[head.first :]
     laterals = [cast("nn.Conv2d", conv) for conv in head.lateral]
     x = _conv(graph, used[-1], laterals[-1])
-    scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
     for conv, finer in zip(reversed(laterals[:-1]), reversed(used[:-1]), strict=True):
+        scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
         grown = graph.node(
             "Resize", x, None, scales, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
         )
