@@ -222,7 +222,9 @@ class Graph:
         """
         given = [value for value in inputs if value is not None]
         made = Value(self, name or self._name("v"), given[0].dtype if dtype is None else np.dtype(dtype))
-        node = helper.make_node(kind, [value.name if value is not None else "" for value in inputs], [made.name])
+        names = [value.name if value is not None else "" for value in inputs]
+        # Named, since older runtimes name what they fuse after it, and refuse two of one name.
+        node = helper.make_node(kind, names, [made.name], f"{kind}_{made.name}")
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self._scopes[-1].nodes.append(node)
         return made
@@ -357,7 +359,7 @@ class Graph:
     ) -> list[Value]:
         values = [Value(self, self._name("v"), value.dtype) for value in inner]
         names = [value.name if value is not None else "" for value in inputs]
-        node = helper.make_node(kind, names, [value.name for value in values], **bodies)
+        node = helper.make_node(kind, names, [value.name for value in values], self._name(kind), **bodies)
         self._scopes[-1].nodes.append(node)
         return values
 
