@@ -136,7 +136,9 @@ def loss(numbers: Tensor, batch: Sequence[Collage], centres: Tensor, strides: Te
     score = (asked * weight * wrong**2 * cross).sum() / count
     which, cell = torch.nonzero(told_t >= 0, as_tuple=True)
     true_box = torch.tensor(
-        np.array([batch[i].boxes[told[i, j]] for i, j in zip(which.tolist(), cell.tolist(), strict=True)]).reshape(-1, 4),
+        np.array([batch[i].boxes[told[i, j]] for i, j in zip(which.tolist(), cell.tolist(), strict=True)]).reshape(
+            -1, 4
+        ),
         dtype=torch.float32,
     )
     true_roll = torch.tensor(

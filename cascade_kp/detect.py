@@ -42,12 +42,15 @@ __all__ = [
     "FaceDetector",
     "box_iou",
     "boxes_within",
+    "check_picture",
     "clear_caches",
+    "finish",
     "group_windows",
     "join_key",
     "join_windows",
     "non_maximum_suppression",
     "rotate_boxes",
+    "turn_about_centre",
     "window_side",
 ]
 
@@ -220,7 +223,7 @@ class FaceDetector:
         boxes, rolls = self._search(grey, scale, (0.0,))
         if self.rotations and not (boxes[:, 4] >= self.retry_score).any():
             turned, turned_rolls = self._search(grey, scale, self.rotations)
-            boxes, rolls = _finish(np.concatenate([boxes, turned]), np.concatenate([rolls, turned_rolls]))
+            boxes, rolls = finish(np.concatenate([boxes, turned]), np.concatenate([rolls, turned_rolls]))
         return boxes, rolls
 
     def windows(self, image: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
@@ -254,12 +257,8 @@ class FaceDetector:
 
     def _working_grey(self, image: object) -> tuple[GreyImage, float]:
         """Grey picture of working size, and working px per image px."""
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ImageError(f"expected an RGB picture, uint8 (H, W, 3), got {got}")
+        image = check_picture(image)
         height, width = image.shape[:2]
-        if height == 0 or width == 0:
-            raise ImageError(f"expected a picture with pixels, got shape {image.shape}")
         scale = self.working_scale(height, width)
         grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -293,7 +292,7 @@ class FaceDetector:
         boxes: list[FloatArray] = []
         rolls: list[FloatArray] = []
         for angle in angles:
-            turn = _turn_about_centre(grey.shape[0], grey.shape[1], -angle)
+            turn = turn_about_centre(grey.shape[0], grey.shape[1], -angle)
             turned = grey
             if angle % 360:
                 # Edges repeated, as a black corner has an edge, and edges are what the cascades look for.
@@ -308,7 +307,21 @@ class FaceDetector:
             rolls.append(np.full(int(keep.sum()), float(angle)))
         if not boxes:
             return np.zeros((0, 5), np.float32), np.zeros(0, np.float32)
-        return _finish(np.concatenate(boxes), np.concatenate(rolls))
+        return finish(np.concatenate(boxes), np.concatenate(rolls))
+
+
+def check_picture(image: object) -> npt.NDArray[np.uint8]:
+    """The picture, if it is one that a detector takes.
+
+    Raises:
+        ImageError: it is not (H, W, 3) uint8, or has no pixels.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"expected an RGB picture, uint8 (H, W, 3), got {got}")
+    if image.shape[0] == 0 or image.shape[1] == 0:
+        raise ImageError(f"expected a picture with pixels, got shape {image.shape}")
+    return image
 
 
 def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
@@ -398,7 +411,7 @@ class _Turn(NamedTuple):
     centre_to: FloatArray
 
 
-def _turn_about_centre(height: int, width: int, degrees: float) -> _Turn:
+def turn_about_centre(height: int, width: int, degrees: float) -> _Turn:
     """A clockwise turn of a picture about its centre onto a canvas that holds all of it."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # Rounded first, as sin(180 deg) is not quite 0 and would add a row of pixels.
@@ -524,10 +537,13 @@ def group_windows(
     return np.stack(merged), np.stack(strengths)
 
 
-def _finish(
-    boxes: npt.NDArray[Any], rolls: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Drops duplicates and sorts by area, largest first."""
+def finish(boxes: npt.NDArray[Any], rolls: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Drops duplicates and sorts by area, largest first.
+
+    Args:
+        boxes: ``(N, 5)`` xyxy px and score.
+        rolls: ``(N,)``.
+    """
     kept = non_maximum_suppression(boxes[:, :4], boxes[:, 4])
     area = np.prod(boxes[kept, 2:4] - boxes[kept, :2], axis=1)
     kept = kept[np.argsort(-area, kind="stable")]

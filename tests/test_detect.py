@@ -93,7 +93,7 @@ def test_turning_moves_a_blob_where_the_boxes_say(shape: tuple[int, int], degree
     x, y = shape[1] * 0.6, shape[0] * 0.45
     rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
     blob = 250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 5.0**2))
-    turn = detect._turn_about_centre(*shape, degrees)
+    turn = detect.turn_about_centre(*shape, degrees)
     out = cv2.warpAffine(blob, turn.matrix, turn.size, borderMode=cv2.BORDER_REPLICATE)
     moved = rotate_boxes(np.array([[x, y, x, y]]) - np.tile(turn.centre_from, 2), degrees)
     expected = moved[0, :2] + turn.centre_to

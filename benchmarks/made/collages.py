@@ -197,9 +197,7 @@ def _covered(mask: Pixels, box: Array) -> float:
     return float((part > 127).sum()) / area
 
 
-def _background(
-    cutouts: Sequence[Cutout], plain: Sequence[Pixels], side: int, rng: np.random.Generator
-) -> Pixels:
+def _background(cutouts: Sequence[Cutout], plain: Sequence[Pixels], side: int, rng: np.random.Generator) -> Pixels:
     kind = rng.random()
     if kind < 0.15:  # flat or a gradient, with noise
         corners = rng.uniform(0, 255, (2, 2, 3))

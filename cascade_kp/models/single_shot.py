@@ -1,4 +1,4 @@
-"""A face detector in one pass: a thin network that says of each cell of three grids whether a face lies there, and where.
+"""A face detector in one pass: a thin network that says of each cell of three grids whether and where a face lies.
 
 The tight box of the keypoints and the roll of the face come with it. Cells are 8, 16 and 32 px wide; each grid has
 faces of its own range of sizes, so that a cell tells how large its face is only within that range.
@@ -14,17 +14,19 @@ import torch
 from torch import nn
 
 from cascade_kp.models.blocks import conv_norm
+from cascade_kp.models.designs import Shortcut
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["STRIDES", "Answers", "SingleShotNet", "cell_centres"]
+__all__ = ["MIDDLE", "STRIDES", "Answers", "SingleShotNet", "cell_centres"]
 
 STRIDES: Final = (8, 16, 32)
 _SIDE: Final = 4.0  # a face of so many cells is told as 0
 _WIDTHS: Final = (16, 32, 64, 96, 128)
 _NECK: Final = 48
-_MEAN: Final = 127.5
+MIDDLE: Final = 127.5
+"""Of the range of pixels, which the network takes to -1 ... 1."""
 _NUMBERS: Final = 7
 _FURTHEST: Final = 4.0  # of a logarithmic side: what a network gone astray says stays a number
 
@@ -91,16 +93,14 @@ class SingleShotNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        x = self.stem((pictures - _MEAN) / _MEAN)
+        x = self.stem((pictures - MIDDLE) / MIDDLE)
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         rows = []
         coarser: Tensor | None = None
-        for lateral, head, found in zip(
-            reversed(self.lateral), reversed(self.heads), reversed(maps), strict=True
-        ):
+        for lateral, head, found in zip(reversed(self.lateral), reversed(self.heads), reversed(maps), strict=True):
             seen = lateral(found)
             if coarser is not None:
                 seen = seen + nn.functional.interpolate(coarser, scale_factor=2.0, mode="nearest")
@@ -138,16 +138,5 @@ def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-class _Inner(nn.Module):
-    """A separable block with a shortcut."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = _separable(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", x + self.inner(x))
-
-
-def _inner(width: int) -> _Inner:
-    return _Inner(width)
+def _inner(width: int) -> Shortcut:
+    return Shortcut(_separable(width, width))

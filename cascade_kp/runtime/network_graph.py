@@ -22,6 +22,7 @@ from cascade_kp.models.heads import (
     bin_moments,
     cell_moments,
 )
+from cascade_kp.models.single_shot import MIDDLE, SingleShotNet
 from cascade_kp.runtime.graph import Graph
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from cascade_kp.runtime.graph import Value
 
-__all__ = ["Said", "network", "network_graph"]
+__all__ = ["Said", "detector_graph", "network", "network_graph"]
 
 
 class Said(NamedTuple):
@@ -84,12 +85,53 @@ def network(graph: Graph, net: KeypointNet, x: Value) -> Said:
     return Said(*(_design(graph, net, x) if net.design is not None else _head(graph, net, x)))
 
 
+def detector_graph(net: SingleShotNet) -> onnx.ModelProto:
+    """Write the face detector's network as an ONNX model.
+
+    Args:
+        net: in evaluation mode, its batch norms folded away.
+
+    Returns:
+        A model with input ``image`` (N, 3, h, w) float RGB in [0, 255], sides multiples of 32, and output ``numbers``
+        (N, M, 7), which :meth:`SingleShotNet.read` explains.
+    """
+    graph = Graph()
+    x = _module(graph, net.stem, (graph.input("image", np.float32) - MIDDLE) / MIDDLE)
+    rows: list[Value] = []
+    maps = []
+    for stage in net.stages:
+        x = _module(graph, stage, x)
+        maps.append(x)
+    coarser: Value | None = None
+    for lateral, head, found in zip(reversed(net.lateral), reversed(net.heads), reversed(maps), strict=True):
+        seen = _conv(graph, found, cast("nn.Conv2d", lateral))
+        if coarser is not None:
+            seen = _doubled(graph, coarser) + seen
+        coarser = seen
+        told = _module(graph, head, seen)
+        rows.append(told.reshape(0, 0, -1).transpose(0, 2, 1))
+    return graph.model(
+        "cascade_kp_detector",
+        {"image": (np.float32, ["n", 3, "h", "w"])},
+        {"numbers": (graph.concat(*rows[::-1], axis=1), ["n", "m", 7])},
+    )
+
+
 def _conv(graph: Graph, x: Value, conv: nn.Conv2d) -> Value:
     inputs = [x, graph.constant(conv.weight)]
     if conv.bias is not None:
         inputs.append(graph.constant(conv.bias))
     pad = [int(p) for p in conv.padding] * 2
-    return graph.node("Conv", *inputs, strides=list(conv.stride), pads=pad, kernel_shape=list(conv.kernel_size))
+    sides = {"strides": list(conv.stride), "pads": pad, "kernel_shape": list(conv.kernel_size)}
+    return graph.node("Conv", *inputs, group=conv.groups, **sides)
+
+
+def _doubled(graph: Graph, x: Value) -> Value:
+    """Every cell as two by two."""
+    scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
+    return graph.node(
+        "Resize", x, None, scales, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+    )
 
 
 def _linear(graph: Graph, x: Value, linear: nn.Linear) -> Value:
@@ -145,11 +187,7 @@ def _soft_argmax(graph: Graph, head: SoftArgmaxHead, maps: list[Value]) -> tuple
     laterals = [cast("nn.Conv2d", conv) for conv in head.lateral]
     x = _conv(graph, used[-1], laterals[-1])
     for conv, finer in zip(reversed(laterals[:-1]), reversed(used[:-1]), strict=True):
-        scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
-        grown = graph.node(
-            "Resize", x, None, scales, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
-        )
-        x = grown + _conv(graph, finer, conv)
+        x = _doubled(graph, x) + _conv(graph, finer, conv)
     x = _conv(graph, x, _conv_of(head.smooth[0])).apply("Relu")
     heat = _conv(graph, x, head.heat).reshape(0, 0, -1)
     share = graph.node("Softmax", heat, axis=-1)

@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 from cascade_kp.models.heads import KeypointNet, Prediction
-from cascade_kp.runtime.network_graph import network_graph
+from cascade_kp.runtime.network_graph import detector_graph, network_graph
 from cascade_kp.runtime.pytorch import TorchRuntime
 
 if TYPE_CHECKING:
-    from cascade_kp.models.cascade import Cascade, Specialist, StageOne
+    import onnx
 
-__all__ = ["OnnxNet", "OnnxRuntime"]
+    from cascade_kp.models.cascade import Cascade, Specialist, StageOne
+    from cascade_kp.models.single_shot import SingleShotNet
+
+__all__ = ["OnnxDetector", "OnnxNet", "OnnxRuntime"]
 
 
 class OnnxRuntime(TorchRuntime):
@@ -52,13 +55,28 @@ class OnnxNet(nn.Module):
     def __init__(self, net: KeypointNet, threads: int) -> None:
         super().__init__()
         self.config = net.config
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        graph = network_graph(net).SerializeToString()
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = _session(network_graph(net), threads)
 
     def forward(self, x: torch.Tensor) -> Prediction:
         """(N, 3, input_px, input_px) float RGB in [0, 255] -> a prediction."""
         outputs = self._session.run(None, {"image": x.contiguous().numpy()})
         return Prediction(*(torch.from_numpy(np.asarray(value)) for value in outputs))
+
+
+class OnnxDetector:
+    """The face detector's network in ONNX Runtime; called as the network itself, tensors in and out, on the CPU."""
+
+    def __init__(self, net: SingleShotNet, threads: int) -> None:
+        self._session = _session(detector_graph(net), threads)
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, 3, h, w) float RGB in [0, 255] -> (N, M, 7)."""
+        (numbers,) = self._session.run(None, {"image": pictures.contiguous().numpy()})
+        return torch.from_numpy(np.asarray(numbers))
+
+
+def _session(graph: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
