@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.systems import MISSING, OURS, RESOLUTIONS, ROWS, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,9 +88,14 @@ class Results:
             self._read[name] = Result(content, str(path))
         return self._read[name]
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.folder / f"{name}.json").is_file()
+
     def names(self) -> list[str]:
         """Names of all files that say which kind of result they are; that the others belong there is for the tests."""
-        contents = {path.stem: _load(path) for path in sorted(self.folder.glob("*.json"))}
+        paths = [*sorted(self.folder.glob("*.json")), *sorted(self.folder.glob("zoo/*.json"))]
+        contents = {path.relative_to(self.folder).with_suffix("").as_posix(): _load(path) for path in paths}
         return [name for name, content in contents.items() if isinstance(content, dict) and "kind" in content]
 
 
@@ -284,6 +292,30 @@ def _ablation(results: Results) -> str:
     text = (
         f"`{shown(result['command'])}` prints this: stage one's network of `{result['settings']['recipe']}`, {faces:,} "
         f"drawn faces a run, {seeds}, validation faces; ms of that network alone, one thread."
+    )
+    return "\n\n".join([table(head, rows), paragraph(text)])
+
+
+def _own_points(results: Results) -> str:
+    result = results["own-points"]
+    rows = [
+        [
+            str(row["faces"]),
+            "random weights" if row["scratch"] else f"`{result['init']}`",
+            percent(row["truth"], 2),
+            f"{percent(row['detector'], 2)} ({row['detector_found']})",
+            f"{row['minutes']:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["pictures", "begun with", "NME, %", "detector's boxes (found)", "minutes"]
+    count = result["rows"][0]["truth_found"]
+    command = shown(re.sub(r" --work \S+", "", result["command"]))
+    text = (
+        f"`{command}` prints this: 20 points under names that no model knows, labelled in so many "
+        f"faces of 300-W's training folders, on its {count} validation faces; wall time of everything on one thread of "
+        f"{_machine(result)}{_note(result, ';')}. The model that is begun with has seen these faces, under other names "
+        "of their points: pictures of another kind than its own may need more."
     )
     return "\n\n".join([table(head, rows), paragraph(text)])
 
@@ -574,8 +606,8 @@ def _jaw(results: Results) -> str:
     )
 
 
-def _card(name: str) -> Callable[[Results], str]:
-    """The figures of a model card."""
+def _card(name: str, groups: tuple[str, ...] = ("68", "51", "jaw")) -> Callable[[Results], str]:
+    """The figures of a model card; the first of the groups of points is the headline's."""
 
     def block(results: Results) -> str:
         rows = []
@@ -584,11 +616,12 @@ def _card(name: str) -> Callable[[Results], str]:
             for boxes in ("truth", "detector"):
                 cells = results[f"evaluation-{name}-{part}-{boxes}"]["subsets"][subset]
                 stage = "coarse" if cells.get("regions") is None else "regions"
-                cell = cells[stage]["68"]
-                nmes = [percent(cells[stage][group]["nme"], 2) for group in ("68", "51", "jaw")]
+                cell = cells[stage][groups[0]]
+                nmes = [percent(cells[stage][group]["nme"], 2) for group in groups]
                 shares = [percent(cell["auc@0.08"], 1), percent(cell["fr@0.08"], 1)]
                 rows.append([f"{label} ({cell['n']})", boxes, *nmes, *shares, str(cell["missed"])])
-        head = ["faces", "boxes", "NME, 68 points", "51", "jaw", "AUC@0.08", "FR@0.08", "missed"]
+        words = [f"NME, {groups[0]} points", *(group.replace("_", " ") for group in groups[1:])]
+        head = ["faces", "boxes", *words, "AUC@0.08", "FR@0.08", "missed"]
         first = results[f"evaluation-{name}-validation-truth"]
         text = f"First line: `{shown(first['command'])}`. All of the file of SHA-256 `{first['model']['sha256']}`."
         return "\n\n".join([table(head, rows), paragraph(text)])
@@ -649,6 +682,135 @@ def _results(results: Results) -> str:
     return table(["file", "command", "made", "remarks"], rows)
 
 
+_POLICIES = {
+    "drop": "faces dropped",
+    "previous": "from the face above",
+    "mean": "means",
+    "median": "medians",
+    "mask": "not in the loss",
+}
+
+
+def _reported(row: str) -> str:
+    return "-" if row == OURS else ", ".join(str(report) for report in ROWS[row].reports) or "-"
+
+
+def _rows_of(results: Results, faces: str) -> list[tuple[str, Result | None]]:
+    """The zoo's rows of one kind of faces, each with its result where it has run; among Kaggle's our own comes last."""
+    rows = [row for row, system in ROWS.items() if system.faces == faces] + ([OURS] if faces == "kaggle" else [])
+    return [(row, results[f"zoo/{row}"] if results.has(f"zoo/{row}") else None) for row in rows]
+
+
+def _zoo(results: Results) -> str:
+    lines, tested, command = [], set(), ""
+    errors: dict[str, float] = {}
+    for row, result in _rows_of(results, "kaggle"):
+        if result is None:
+            lines.append([f"`{row}`", *["-"] * 8, "not run", _reported(row)])
+            continue
+        tested.add(result["data"]["tested"])
+        command = shown(re.sub(r" --(only|epochs) [\w ]+?(?= --|$)", "", result["command"]))
+        errors[row] = result["rmse"]
+        low, high = result["rmse_ci95"]
+        cells = [
+            f"{result['parameters']:,}",
+            _POLICIES[result["settings"]["missing"]],
+            f"{result['mse']:.2f}",
+            f"{result['rmse']:.2f} ({low:.2f} to {high:.2f})",
+            f"{result['mae']:.2f}",
+            percent(result["nme"]["mean"], 2),
+            f"{result['training_s'] / 60:.1f} min",
+            f"{result['ms']:.1f}",
+        ]
+        lines.append([f"`{row}`", *cells, trained(result), _reported(row)])
+    head = ["system", "parameters", "missing labels", "MSE", "RMSE", "MAE", "NME %", "training", "ms", "trained for",
+            "its report's own, on Kaggle's pictures"]  # fmt: skip
+    counts = " or ".join(f"{count:,}" for count in sorted(tested)) or "no"
+    text = (
+        f"**Kaggle-style faces, not Kaggle's**: {counts} held-out ones. `{command} --only SYSTEM` makes a row. MSE in "
+        "px squared, RMSE and MAE in px at 96 px, over all labelled coordinates; in parentheses 95 % intervals, "
+        "bootstrap over faces; NME over the distance of the eye centres. Training without its validations, and a "
+        "single call, on one thread of a machine that others used as well: each row was timed by itself."
+    )
+    worse = [f"`{row}`" for row, error in errors.items() if error >= errors.get("mean_face", math.inf)]
+    if worse[1:]:
+        text += f" No better than the same face for every picture, after so much training: {', '.join(worse[1:])}."
+    return "\n\n".join([table(head, lines), paragraph(text)])
+
+
+def _zoo_noses(results: Results) -> str:
+    lines = []
+    for row, result in _rows_of(results, "noses"):
+        if result is None:
+            lines.append([f"`{row}`", *["-"] * 6, "not run"])
+            continue
+        seen = result["data"]["what"].rsplit("; ", 1)[-1]
+        size = result["settings"]["changes"].get("model.coarse.input_px") or "96"
+        figures = [f"{result['mae']:.2f}", f"{result['rmse']:.2f}", f"{result['training_s'] / 60:.1f} min"]
+        lines.append([f"`{row}`", seen, f"{size} px", *figures, f"{result['ms']:.1f}", trained(result)])
+    head = ["system", "noses", "input", "MAE", "RMSE", "training", "ms", "trained for"]
+    others = ", ".join(f"{px} px" for px in RESOLUTIONS if px != 96)
+    text = (
+        "In px of a picture brought to 96 px, on the pictures that were held out to choose the weights by: there is "
+        f"no test set of noses. The rows of {others} are the study of the "
+        "input's resolution."
+    )
+    return "\n\n".join([table(head, lines), paragraph(text)])
+
+
+def _zoo_paper(results: Results) -> str:
+    lines = []
+    for row, result in _rows_of(results, "300w"):
+        if result is None:
+            lines.append([f"`{row}`", *["-"] * 6, "not run", _reported(row)])
+            continue
+        stages = result["stages"]
+        figures = [percent(stages[key], 2) for key in ("coarse", "regions", "coarse_jaw", "regions_jaw")]
+        cells = [f"{result['parameters']:,}", *figures, f"{result['ms']:.0f}"]
+        lines.append([f"`{row}`", *cells, trained(result), _reported(row)])
+    head = ["system", "parameters", "NME %, stage one", "with regions", "jaw, stage one", "jaw, with regions", "ms",
+            "trained for", "the paper's own"]  # fmt: skip
+    text = (
+        "Inter-ocular NME on the 554 common test faces of 300-W in true boxes, where it has run. Only "
+        "`cascade_paper_jaw` has a specialist for the jaw."
+    )
+    return "\n\n".join([table(head, lines), paragraph(text)])
+
+
+def _zoo_missing(results: Results) -> str:
+    rows = results["zoo-missing"]["rows"]
+    best, others = rows[0], rows[1:]
+    clear = [row for row in others if row["behind_ci95"][0] > 0]
+    near = [row for row in others if row["behind_ci95"][0] <= 0]
+    lines = []
+    for row in rows:
+        (low, high), (under, over) = row["rmse_ci95"], row["behind_ci95"]
+        behind = "-" if row is best else f"{row['rmse'] - best['rmse']:.2f} ({under:+.2f} to {over:+.2f})"
+        cells = [f"{row['faces']:,}", f"{row['steps']:,}", f"{row['rmse']:.2f} ({low:.2f} to {high:.2f})", behind]
+        lines.append([row["way"], f"`{row['row']}`", *cells, row["epochs"]])
+    text = f"**{best['way'].capitalize()}** has the lowest error."
+    if clear:
+        text += (
+            f" It is better than {_listed(row['way'] for row in clear)} by more than the choice of test faces explains."
+        )
+    if near:
+        text += f" Against {_listed(row['way'] for row in near)} the difference may be chance."
+    absent = [way for row, way in MISSING.items() if row not in {row["row"] for row in rows}]
+    if absent:
+        text += f" Not run: {_listed(absent)}."
+    text += (
+        f" `{shown(results['zoo-missing']['command'])}` prints this; in parentheses 95 % intervals, the last of them "
+        "of the difference on the same faces. Every row is one training, so the chance of a training is in none."
+    )
+    head = ["missing labels", "system", "faces to learn from", "steps", "RMSE", "above the best", "trained for"]
+    return "\n\n".join([table(head, lines), paragraph(text)])
+
+
+def _listed(words: Iterable[str]) -> str:
+    first, *rest = reversed([f"*{word}*" for word in words])
+    return f"{', '.join(reversed(rest))} and {first}" if rest else first
+
+
 def _machine(result: Result) -> str:
     return f"a shared machine of {counted(result['machine']['cores'], 'core')}"
 
@@ -665,6 +827,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "augment": _augment,
     "breakdown": _breakdown,
     **{f"card-{name}": _card(name) for name in MODELS},
+    "card-kaggle15": _card("kaggle15", ("15", "right_eye", "left_eye", "mouth")),
     "detector": _detector,
     "faces": _faces,
     "falls-short": _falls_short,
@@ -674,12 +837,17 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "looks": _looks,
     "models": _models,
     "modes": _modes,
+    "own-points": _own_points,
     "peers": _peers,
     "results": _results,
     "retrain": _retrain,
     "stage-gains": _stage_gains,
     "targets": _targets,
     "training": _training,
+    "zoo": _zoo,
+    "zoo-missing": _zoo_missing,
+    "zoo-noses": _zoo_noses,
+    "zoo-paper": _zoo_paper,
 }
 """What a Markdown file can ask for."""
 

@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cascade_kp.data.readers import read_300w
+    from cascade_kp.data.readers import read_300w, read_samples
     from cascade_kp.draw import draw_faces
     from cascade_kp.errors import CascadeError
     from cascade_kp.evaluation.protocol import evaluate
@@ -41,6 +41,7 @@ __all__ = [
     "load_scheme",
     "nme",
     "read_300w",
+    "read_samples",
     "retrain_region",
     "train",
 ]
@@ -55,6 +56,7 @@ _HOME = {
     "load_scheme": "cascade_kp.schemes",
     "nme": "cascade_kp.metrics",
     "read_300w": "cascade_kp.data.readers",
+    "read_samples": "cascade_kp.data.readers",
     "retrain_region": "cascade_kp.training.retrain",
     "train": "cascade_kp.training.journey",
 }

@@ -17,6 +17,8 @@ from cascade_kp.errors import ConfigError
 
 __all__ = [
     "CascadeConfig",
+    "DesignConfig",
+    "DesignName",
     "JitterConfig",
     "LossConfig",
     "MissingPolicy",
@@ -33,6 +35,36 @@ T = TypeVar("T")
 
 # What becomes of labels that are missing; see cascade_kp.data.missing.
 MissingPolicy = Literal["mask", "drop", "mean", "median", "previous"]
+
+# The systems that this library descends from; what each is stands in cascade_kp.models.designs.
+DesignName = Literal[
+    "mean_face",
+    "mlp",
+    "simple_cnn",
+    "leaky_cnn",
+    "resnet50_grey",
+    "alexnet",
+    "darknet53",
+    "inception_nose",
+    "ml_resnet",
+    "cascade_paper",
+]
+
+# The settings that each design has, with its own values.
+_DESIGNS: dict[str, dict[str, Any]] = {
+    "mean_face": {},
+    "mlp": {"dense": (128,), "dropout": 0.0},
+    "simple_cnn": {"dense": (512,), "dropout": 0.5, "width": 16},
+    "leaky_cnn": {"dense": (500, 100), "dropout": 0.5, "width": 32},
+    "resnet50_grey": {"dense": (), "dropout": 0.5, "stages": 4, "width": 64},
+    "alexnet": {"dense": (4096, 4096), "dropout": 0.5},
+    "darknet53": {"dense": (), "dropout": 0.0, "width": 32},
+    "inception_nose": {"dense": (1024, 512, 128), "dropout": 0.0, "l2": (0.05, 0.02, 0.01), "width": 64},
+    "ml_resnet": {"dense": (), "dropout": 0.0, "stages": 4, "width": 64},
+    "cascade_paper": {"dense": (), "dropout": 0.5, "stages": 3, "width": 64},
+}
+# Of fewer channels, the gradient of a strided 1x1 convolution overruns its memory in torch 2.15's CPU kernels.
+_NARROWEST = 8
 
 
 @dataclass(frozen=True)
@@ -56,8 +88,66 @@ class TrunkConfig:
 
 
 @dataclass(frozen=True)
+class DesignConfig:
+    """A network of one of the systems that this library descends from, in place of a trunk and a head.
+
+    A setting that is None takes the design's own value, so that none of them stays None but those that it has not.
+
+    Attributes:
+        name: which one.
+        dense: units of the dense layers before the last one, in their order; possibly none.
+        activations: what follows each of them, ``relu`` or ``sigmoid``; ``relu`` throughout by default.
+        dropout: probability; after every dense layer in ``mlp`` and ``alexnet``, otherwise once, before the last.
+        l2: for each of ``dense``, what the sum of the squares of its weights costs, beside a loss of px squared.
+        stages: how many of the four residual stages are kept.
+        width: channels of the first stage or convolution, which those of all others follow.
+    """
+
+    name: DesignName
+    dense: tuple[int, ...] | None = None
+    activations: tuple[Literal["relu", "sigmoid"], ...] | None = None
+    dropout: float | None = None
+    l2: tuple[float, ...] | None = None
+    stages: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check(self.name in _DESIGNS, "name", f"one of {list(_DESIGNS)}", self.name)
+        own = dict(_DESIGNS[self.name])
+        if "dense" in own:
+            dense = own["dense"] if self.dense is None else self.dense
+            own["activations"] = ("relu",) * len(dense)
+            own["l2"] = own.get("l2", ()) if dense == own["dense"] else ()
+        for f in dataclasses.fields(self)[1:]:
+            value = getattr(self, f.name)
+            check(value is None or f.name in own, f.name, f"none, as {self.name!r} has no such setting", value)
+            object.__setattr__(self, f.name, own.get(f.name) if value is None else value)
+        if self.dense is None or self.activations is None or self.l2 is None or self.dropout is None:
+            return
+        count = len(self.dense)
+        check(all(units >= 1 for units in self.dense), "dense", "at least 1 unit in each", self.dense)
+        check(len(self.activations) == count, "activations", f"one for each of {count} dense layers", self.activations)
+        check(len(self.l2) in (0, count), "l2", f"one for each of {count} dense layers, or none", self.l2)
+        check(all(weight >= 0.0 for weight in self.l2), "l2", "at least 0", self.l2)
+        check(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1", self.dropout)
+        check(self.stages is None or 1 <= self.stages <= 4, "stages", "1 to 4", self.stages)
+        check(self.width is None or self.width >= _NARROWEST, "width", f"at least {_NARROWEST}", self.width)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """What the side of the input must be a multiple of, and at least, px."""
+        if self.name in ("mean_face", "mlp"):
+            return 1, 1
+        if self.name == "alexnet":
+            return 1, 67  # what its last pool still finds a cell in
+        stride = 32 if self.stages is None else 2 ** (self.stages + 1)
+        stride *= 2 if self.name == "cascade_paper" else 1  # its pool
+        return stride, stride
+
+
+@dataclass(frozen=True)
 class NetConfig:
-    """One network: a trunk on a square input, and a head.
+    """One network: a trunk on a square input, and a head; or a design.
 
     Attributes:
         input_px: side of its square input.
@@ -67,6 +157,7 @@ class NetConfig:
         head_width: channels of the head's lateral features.
         head_stride: input px a heat-map cell covers (``soft_argmax`` only): 4, 8, 16 or 32, at most the trunk's.
         bins_per_px: cells of each distribution in an input px (``simcc`` only).
+        design: a network of another system, which takes the place of trunk and head; these keep their defaults then.
     """
 
     input_px: int = 128
@@ -75,8 +166,12 @@ class NetConfig:
     head_width: int = 64
     head_stride: int = 8
     bins_per_px: int = 2
+    design: DesignConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.design is not None:
+            self._check_design(self.design)
+            return
         stride = 2 ** (self.trunk.stages + 1)
         fits = stride <= self.input_px <= 1024 and self.input_px % stride == 0
         check(fits, "input_px", f"a multiple of {stride}, at most 1024", self.input_px)
@@ -87,6 +182,17 @@ class NetConfig:
         if self.head == "soft_argmax":
             strides = [2 ** (i + 2) for i in range(self.trunk.stages)]
             check(self.head_stride in strides, "head_stride", f"one of {strides}", self.head_stride)
+
+    def _check_design(self, design: DesignConfig) -> None:
+        stride, least = design.grid
+        fits = least <= self.input_px <= 1024 and self.input_px % stride == 0
+        expected = f"{least} to 1024" if stride == 1 else f"a multiple of {stride}, at most 1024,"
+        check(fits, "input_px", f"{expected} for the design {design.name!r}", self.input_px)
+        for f in dataclasses.fields(self):
+            if f.name not in ("input_px", "design"):
+                default = f.default if f.default is not dataclasses.MISSING else TrunkConfig()
+                value = getattr(self, f.name)
+                check(value == default, f.name, f"none beside the design {design.name!r}", value)
 
 
 @dataclass(frozen=True)
@@ -134,6 +240,11 @@ class CascadeConfig:
         working_context: side of the working crop over the longer side of the face box.
         max_doubt: a detected box is no face if the median sigma of its points exceeds this share of the root of their
             box's area; None does not ask. Depends on the scheme and is chosen on validation pictures.
+        whole_picture: the box that stage one is given is that of the whole picture, in training and by a pipeline to
+            which nobody gives boxes or a detector: for systems that have none.
+        within_face: where the box of the keypoints lies in a box of the embedded detector's, for a scheme of other
+            parts of the face than that box is tight round: x0, y0, x1, y1 from its middle, in roots of its area, of an
+            upright face. None takes the detector's box as it is.
     """
 
     coarse: NetConfig
@@ -150,6 +261,8 @@ class CascadeConfig:
     working_face_px: int = 160
     working_context: float = 2.0
     max_doubt: float | None = None
+    whole_picture: bool = False
+    within_face: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         check(1.0 <= self.margin <= 4.0, "margin", "1 to 4", self.margin)
@@ -169,6 +282,14 @@ class CascadeConfig:
         check(32 <= self.working_face_px <= 1024, "working_face_px", "32 to 1024", self.working_face_px)
         check(1.0 <= self.working_context <= 4.0, "working_context", "1 to 4", self.working_context)
         check(self.max_doubt is None or self.max_doubt > 0.0, "max_doubt", "above 0", self.max_doubt)
+        judged = self.first is None or self.first.design is None
+        check(judged, "first", "a network that can judge a box, which no design can", self.first)
+        alone = not self.regions and self.passes == 1
+        expected = "false in a model with regions or several passes"
+        check(alone or not self.whole_picture, "whole_picture", expected, self.whole_picture)
+        place = self.within_face
+        fine = place is None or (len(place) == 4 and place[0] < place[2] and place[1] < place[3])
+        check(fine, "within_face", "x0, y0, x1, y1 with x0 < x1 and y0 < y1", place)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ __all__ = [
     "Detector",
     "FaceDetector",
     "box_iou",
+    "boxes_within",
     "clear_caches",
     "group_windows",
     "join_key",
@@ -366,6 +367,26 @@ def rotate_boxes(boxes: npt.ArrayLike, degrees: float) -> FloatArray:
     centre = centre @ np.array([[cos, sin], [-sin, cos]])
     half = np.hypot(half * cos, half[:, ::-1] * sin)
     return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def boxes_within(faces: npt.ArrayLike, rolls: npt.ArrayLike, place: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Boxes of a part of each face, by where it lies in an upright face's box.
+
+    Args:
+        faces: ``(N, 4)`` xyxy px, face boxes as :meth:`FaceDetector.detect` gives them.
+        rolls: ``(N,)`` degrees, likewise.
+        place: x0, y0, x1, y1 from the middle of an upright face's box, in roots of its area.
+
+    Returns:
+        ``(N, 4)`` xyxy px.
+    """
+    rows = np.asarray(faces, float).reshape(-1, 4)
+    side = np.sqrt(np.prod(rows[:, 2:] - rows[:, :2], axis=1))
+    centre = np.tile((rows[:, :2] + rows[:, 2:]) / 2, 2)
+    parts = side[:, None] * np.asarray(place, float)
+    turned = [rotate_boxes(part, angle)[0] for part, angle in zip(parts, np.asarray(rolls, float), strict=True)]
+    moved: npt.NDArray[np.float32] = (centre + np.array(turned).reshape(-1, 4)).astype(np.float32)
+    return moved
 
 
 class _Turn(NamedTuple):

@@ -33,6 +33,7 @@ __all__ = [
     "csv_rows",
     "format_pts",
     "json_line",
+    "parse_number",
     "parse_pts",
     "read_pts",
     "write_pts",
@@ -222,6 +223,24 @@ def json_line(image: str | os.PathLike[str], faces: Iterable[Mapping[str, Any]])
     return json.dumps({"image": os.fspath(image), "faces": found}, allow_nan=False)
 
 
+def parse_number(word: str, where: str) -> float:
+    """A finite number of an annotation file.
+
+    Args:
+        word: Its text, without blanks around it.
+        where: What messages begin with, ``file:line`` and perhaps more.
+
+    Returns:
+        The number.
+
+    Raises:
+        DataError: The text is no number, or not a finite one.
+    """
+    if not _NUMBER.fullmatch(word) or math.isinf(float(word)):
+        raise DataError(f"{where}: expected a number, got {word!r}")
+    return float(word)
+
+
 def _pts_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     """The words of each line that holds any, with the line's number; a brace is a line of its own."""
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
@@ -266,10 +285,7 @@ def _parse_point(words: Sequence[str], where: str) -> tuple[float, float]:
         if not all(missing):
             raise DataError(f"{where}: expected both coordinates or 'nan nan', got {' '.join(words)!r}")
         return math.nan, math.nan
-    for word in words:
-        if not _NUMBER.fullmatch(word) or math.isinf(float(word)):
-            raise DataError(f"{where}: expected a number, got {word!r}")
-    return float(words[0]), float(words[1])
+    return parse_number(words[0], where), parse_number(words[1], where)
 
 
 def _check_face(face: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_kp import geometry, images
-from cascade_kp.detect import FaceDetector, non_maximum_suppression
+from cascade_kp.detect import FaceDetector, boxes_within, non_maximum_suppression
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.runtime import Points, make_runtime
 from cascade_kp.structures import Face
@@ -75,7 +75,8 @@ class Pipeline:
         detector: any callable ``image (H, W, 3) uint8 RGB -> (N, 5)`` xyxy px and score, boxes tight round the
             keypoints; ``"default"`` for the embedded one; None takes the whole picture as one face. The default one
             also turns a picture in which it finds nothing upright; a ``FaceDetector()`` of your own does not, which
-            is quicker on pictures without a face.
+            is quicker on pictures without a face. A model of whole pictures has no use for the default one, and takes
+            the picture.
         min_score: a detected box counts as a face if stage one gives it at least this probability, and is sure enough
             of its points (the model's ``max_doubt``). Boxes that the caller supplies are never rejected.
 
@@ -112,10 +113,15 @@ class Pipeline:
         self._reference = cascade.coarse.reference.clone()
         self._runtime = make_runtime(cascade, device, backend, threads)
         self._stage: Stage = stage
-        self._detector: Detector | None = FaceDetector() if isinstance(detector, str) else detector
+        default = default and not self._info.config.whole_picture
+        self._detector: Detector | None = None
+        if not isinstance(detector, str):
+            self._detector = detector
+        elif default:
+            self._detector = FaceDetector()
         limit = self._info.config.max_doubt
         self._max_doubt = np.inf if limit is None else limit
-        self._turn = detector == "default"
+        self._turn = default
 
     @property
     def info(self) -> ModelInfo:
@@ -255,15 +261,25 @@ class Pipeline:
             if not np.isfinite(found[:, 4]).all():
                 raise InputError(f"{images.describe(source)}: detector: expected finite scores, got {found[:, 4]}")
             return self._judge(image, found, np.zeros(len(found), np.float32), self._min_score)
-        found, rolls = detector.detect(image)
+        found, rolls = self._searched(detector, image)
         faces = self._judge(image, found, np.radians(rolls), self._min_score)
         quick = replace(detector, max_side=min(detector.max_side, _RETRY_SIDE_PX))
         for tried in _RETRY_ROLLS_DEG if self._turn else ():
             if len(faces):
                 break
-            found, rolls = quick.detect(image, tried)
+            found, rolls = self._searched(quick, image, tried)
             faces = self._judge(image, found, np.radians(rolls), max(self._min_score, _RETRY_MIN_SCORE))
         return faces
+
+    def _searched(
+        self, detector: FaceDetector, image: NDArray[np.uint8], turns: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What :meth:`FaceDetector.detect` finds, with boxes round the model's own points."""
+        found, rolls = detector.detect(image, turns)
+        place = self._info.config.within_face
+        if place is not None:
+            found = np.concatenate([boxes_within(found[:, :4], rolls, place), found[:, 4:]], axis=1)
+        return found, rolls
 
     def _judge(
         self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32], min_score: float

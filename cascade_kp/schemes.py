@@ -1,8 +1,8 @@
 """Keypoint schemes: what the points of a face are called, and how they hang together.
 
 A :class:`Scheme` is plain data that proves itself when it is made: a scheme that exists is one that can
-be trained on, mirrored and merged. Three are embedded, ``ibug68``, ``ibug51`` and ``kaggle15``; one's own
-is a TOML file::
+be trained on, mirrored and merged. Embedded are ``ibug68``, ``ibug51``, ``kaggle15`` and three of noses; one's
+own is a TOML file::
 
     name = "noses"                                # how the scheme calls itself
     keypoints = ["nose_tip", "left_nostril", "right_nostril", "left_eye", "right_eye"]
@@ -42,7 +42,7 @@ from cascade_kp.errors import SchemeError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Scheme", "available_schemes", "convert", "derive_flip", "load_scheme"]
+__all__ = ["Scheme", "available_schemes", "convert", "derive_flip", "load_scheme", "sources"]
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
 # Region names become parts of tensor names ("regions.<region>.*"), where a dot would split them.
@@ -320,6 +320,11 @@ def available_schemes() -> tuple[str, ...]:
     return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
+def as_scheme(scheme: str | Path | Scheme) -> Scheme:
+    """The scheme itself, or the one of that name or file (:func:`load_scheme`)."""
+    return scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+
+
 def load_scheme(name_or_path: str | Path) -> Scheme:
     """Load an embedded scheme by name, or one's own from a TOML file.
 
@@ -489,16 +494,29 @@ def convert(points: ArrayLike, source: Scheme, target: Scheme) -> NDArray[Any]:
         array = array.astype(np.float64)
     if array.ndim < 2 or array.shape[-2:] != (len(source), 2):
         raise SchemeError(f"points of {source.name!r} must be (..., {len(source)}, 2), got {array.shape}")
-    place = {name: i for i, name in enumerate(source.keypoints)}
-    recipes = [(name,) if name in place else _MADE_FROM.get(name, (name,)) for name in target.keypoints]
-    missing = [name for name, recipe in zip(target.keypoints, recipes, strict=True) if not place.keys() >= set(recipe)]
+    made_from = sources(source.keypoints, target.keypoints)
+    missing = [name for name, places in zip(target.keypoints, made_from, strict=True) if not places]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise SchemeError(
             f"cannot convert {source.name!r} to {target.name!r}: the first does not tell {', '.join(missing[:5])}{more}"
         )
-    made = [array[..., [place[name] for name in recipe], :].mean(axis=-2) for recipe in recipes]
-    return np.stack(made, axis=-2)
+    return np.stack([array[..., list(places), :].mean(axis=-2) for places in made_from], axis=-2)
+
+
+def sources(known: Sequence[str], wanted: Sequence[str]) -> list[tuple[int, ...]]:
+    """Of which known points each wanted one is the mean, as :func:`convert` makes it.
+
+    Args:
+        known: names of keypoints that there are.
+        wanted: names of keypoints that are asked for.
+
+    Returns:
+        For each wanted point indices into ``known``; empty where these do not tell it.
+    """
+    place = {name: i for i, name in enumerate(known)}
+    recipes = [(name,) if name in place else _MADE_FROM.get(name, (name,)) for name in wanted]
+    return [tuple(place[name] for name in recipe) if place.keys() >= set(recipe) else () for recipe in recipes]
 
 
 def _swap_sides(name: str) -> str:

@@ -23,8 +23,11 @@ KAGGLE = load_scheme("kaggle15")
 OFFICIAL = ("helen/testset", "lfpw/testset", "ibug", "300W/01_Indoor", "300W/02_Outdoor")
 
 
-def tiny_model(path, scheme=IBUG, *, regions=REGIONS, boxes=False, region_boxes="points", seed=0):
-    """A model file of small networks that know nothing, but differ from each other; returns the path."""
+def tiny_model(path, scheme=IBUG, *, regions=REGIONS, boxes=False, region_boxes="points", seed=0, **more):
+    """A model file of small networks that know nothing, but differ from each other; returns the path.
+
+    ``more`` is of its configuration.
+    """
     torch.manual_seed(seed)
     config = CascadeConfig(
         coarse=NET,
@@ -32,6 +35,7 @@ def tiny_model(path, scheme=IBUG, *, regions=REGIONS, boxes=False, region_boxes=
         boxes=DIRECT if boxes else None,
         region_boxes=region_boxes,
         working_face_px=48,
+        **more,
     )
     cascade = Cascade(config, scheme)
     shape = convert(mean_face(), IBUG, scheme)

@@ -8,6 +8,7 @@ import pytest
 
 from cascade_kp.config import (
     CascadeConfig,
+    DesignConfig,
     JitterConfig,
     LossConfig,
     NetConfig,
@@ -32,6 +33,8 @@ from cascade_kp.training.recipe import (
 # One of each, every field off its default, and all of them together.
 TRUNK = TrunkConfig(depth=34, width=24, stages=3)
 NET = NetConfig(input_px=80, trunk=TRUNK, head="direct", head_width=16, head_stride=4)
+DESIGN = DesignConfig("mlp", dense=(9, 8), activations=("relu", "sigmoid"), dropout=0.25, l2=(0.5, 0.25))
+DESIGNED = NetConfig(input_px=50, design=DESIGN)
 REGION = RegionConfig(net=NET, margin=1.7, mirror=True)
 CASCADE = CascadeConfig(
     coarse=NET,
@@ -55,7 +58,7 @@ JITTER = JitterConfig(
 PHOTOMETRIC = PhotometricConfig(
     brightness=0.1, contrast=0.2, colour=0.3, grey=0.4, blur=0.5, blur_px=0.6, noise=0.7, erase=0.8, erase_share=0.9
 )
-DATA = DataConfig(("a", "b"), ("c",), 0.2, 0.7, "v.txt", "median", "ibug68", 0.4)
+DATA = DataConfig(("a", "b"), ("c",), 0.2, 0.7, "v.txt", "median", "ibug68", 0.4, 0.15, 3)
 LOSS = LossConfig("soft_wing", 0.1, 0.2, 0.5, 7.0, 2.0, 0.01, 0.03, 0.2, 0.7)
 OPTIM = OptimConfig("sgd", 0.1, 0.3, 0.8, (0.5, 0.6), 2.0)
 SCHEDULE = ScheduleConfig("plateau", 2, 0.1, 0.4, 5, 0.6)
@@ -75,11 +78,28 @@ PART = PartConfig(
     jitter=(JITTER, JitterConfig()),
     photometric=PHOTOMETRIC,
     non_faces=0.25,
+    ninefold=True,
 )
 RUN = RunConfig("cpu", 2, 3, "bf16-mixed")
 GIVEN = dataclasses.replace(PART, placement="given", non_faces=0.0)
 RECIPE = Recipe("r", CASCADE, DATA, GIVEN, "ibug51", 7, PartConfig(), {"right_eye": PART}, RUN)
-ALL = [TRUNK, NET, REGION, CASCADE, JITTER, PHOTOMETRIC, DATA, LOSS, OPTIM, SCHEDULE, PART, RUN, RECIPE]
+ALL = [
+    TRUNK,
+    NET,
+    DESIGN,
+    DESIGNED,
+    REGION,
+    CASCADE,
+    JITTER,
+    PHOTOMETRIC,
+    DATA,
+    LOSS,
+    OPTIM,
+    SCHEDULE,
+    PART,
+    RUN,
+    RECIPE,
+]
 
 
 def kinds(configs):
@@ -93,7 +113,8 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("config", ALL, ids=kinds(ALL))
     def test_says_every_field(self, config):
-        assert list(to_dict(config)) == [f.name for f in dataclasses.fields(config)]
+        names = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) is not None]
+        assert list(to_dict(config)) == names
 
     @pytest.mark.parametrize("kind", [TrunkConfig, NetConfig, JitterConfig, PhotometricConfig, PartConfig])
     def test_defaults(self, kind):
@@ -224,6 +245,16 @@ class TestRanges:
             (CascadeConfig, {"coarse": {}, "boxes": {}}, "boxes: expected a model with regions, got 'no regions'"),
             (CascadeConfig, {"coarse": {}, "working_face_px": 8}, "working_face_px: expected 32 to 1024"),
             (CascadeConfig, {"coarse": {}, "working_context": 0.5}, "working_context: expected 1 to 4"),
+            (
+                CascadeConfig,
+                {"coarse": {}, "within_face": [0.1, 0.2, 0.3]},
+                "within_face: expected x0, y0, x1, y1 with",
+            ),
+            (
+                CascadeConfig,
+                {"coarse": {}, "within_face": [0.3, 0.0, 0.1, 0.2]},
+                "within_face: expected x0, y0, x1, y1",
+            ),
             (JitterConfig, {"shift": -0.1}, "shift: expected at least 0, got -0.1"),
             (JitterConfig, {"scale": float("nan")}, "scale: expected at least 0, got nan"),
             (PhotometricConfig, {"erase": -1}, "erase: expected at least 0, got -1.0"),
@@ -244,7 +275,11 @@ class TestRanges:
 
 def recipes():
     folder = resources.files("cascade_kp") / "assets" / "recipes"
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    own, zoo = (
+        sorted(item.name.removesuffix(".toml") for item in place.iterdir() if item.name.endswith(".toml"))
+        for place in (folder, folder / "zoo")
+    )
+    return own + [f"zoo/{name}" for name in zoo]
 
 
 class TestRecipes:
@@ -252,7 +287,7 @@ class TestRecipes:
     def test_embedded(self, name):
         recipe = load_recipe(name)
         scheme = load_scheme(recipe.scheme)
-        assert recipe.name == name
+        assert recipe.name == name.removeprefix("zoo/")
         assert set(recipe.model.regions) <= set(scheme.regions)
         assert set(recipe.regions) == {key for key, region in recipe.model.regions.items() if not region.mirror}
         for key, region in recipe.model.regions.items():

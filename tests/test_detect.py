@@ -116,6 +116,19 @@ def test_rotate_boxes_golden_values() -> None:
     np.testing.assert_allclose(rotate_boxes([[-2, -1, 2, 1]], 45), [[-half, -half, half, half]], atol=1e-9)
 
 
+def test_boxes_within_golden_values() -> None:
+    """The lower half of a face: below its middle, and to its left where the face lies turned clockwise."""
+    faces = np.array([[10.0, 20.0, 50.0, 60.0]])
+    lower = (-0.5, 0.0, 0.5, 0.5)
+    np.testing.assert_allclose(detect.boxes_within(faces, [0.0], lower), [[10, 40, 50, 60]], atol=1e-4)
+    np.testing.assert_allclose(detect.boxes_within(faces, [90.0], lower), [[10, 20, 30, 60]], atol=1e-4)
+    np.testing.assert_allclose(detect.boxes_within(faces, [180.0], lower), [[10, 20, 50, 40]], atol=1e-4)
+    oblong = np.array([[0.0, 0.0, 20.0, 80.0]])  # whose area is that of a square of 40 px
+    everything = (-0.5, -0.5, 0.5, 0.5)
+    np.testing.assert_allclose(detect.boxes_within(oblong, [0.0], everything), [[-10, 20, 30, 60]], atol=1e-4)
+    assert detect.boxes_within(np.zeros((0, 4)), [], lower).shape == (0, 4)
+
+
 def test_iou_golden_values() -> None:
     """Half of one covered, disjoint, and without area."""
     got = box_iou([[0, 0, 2, 2]], [[1, 0, 3, 2], [5, 5, 6, 6], [1, 1, 1, 1]])

@@ -586,7 +586,7 @@ def test_a_peer_that_dies_is_named_with_its_last_words(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["/nowhere"], "expected a folder with .pts files, got nothing"),
+        (["/nowhere"], "a folder with .pts files, got nothing"),
         ([".", "--onnx", "/nowhere.toml"], "expected a TOML file"),
         ([".", "--dlib-box", "round"], "expected tight|square"),
         ([".", "--python", "julia=x"], "expected PEER=PATH"),

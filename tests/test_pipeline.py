@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from protocol_case import tiny_model
 
 from cascade_kp import Pipeline
 from cascade_kp.config import CascadeConfig, NetConfig, TrunkConfig
-from cascade_kp.detect import box_iou
+from cascade_kp.detect import box_iou, boxes_within
 from cascade_kp.errors import CascadeError, ImageError, InputError, ModelError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import load_scheme
@@ -367,6 +368,19 @@ def test_the_network_that_sees_a_box_first_decides_whether_it_is_a_face(astronau
         found = Pipeline(path, detector=lambda _: [[*BOX, 1.0]])(astronaut)
         assert len(found) == count
         assert all(face.score > 0.99 for face in found)
+
+
+def test_a_detected_box_is_brought_to_where_the_models_points_lie(astronaut, tmp_path):
+    place = (-0.2, 0.1, 0.2, 0.4)  # about the mouth
+    whole, part = (
+        Pipeline(tiny_model(tmp_path / f"{name}.safetensors", within_face=where), min_score=0.0, threads=1)
+        for name, where in (("whole", None), ("part", place))
+    )
+    faces, mouths = whole.find(astronaut), part.find(astronaut)
+    assert len(faces) > 0
+    np.testing.assert_allclose(mouths.boxes, boxes_within(faces.boxes, np.degrees(faces.rolls), place), atol=1e-3)
+    # What the caller gives is taken as it is.
+    np.testing.assert_array_equal(part.find(astronaut, faces.boxes[:1]).boxes, faces.boxes[:1])
 
 
 def test_two_faces_are_found_once_each_and_the_larger_comes_first(pipe, astronaut):

@@ -38,8 +38,8 @@ def write(tmp_path, text):
 
 class TestEmbedded:
     def test_names_and_sizes(self):
-        assert available_schemes() == ("ibug51", "ibug68", "kaggle15")
-        assert [len(load_scheme(name)) for name in available_schemes()] == [51, 68, 15]
+        assert available_schemes() == ("ibug51", "ibug68", "kaggle15", "nose5", "nose7", "nose9")
+        assert [len(load_scheme(name)) for name in available_schemes()] == [51, 68, 15, 5, 7, 9]
         assert all(load_scheme(name).name == name for name in available_schemes())
 
     def test_ibug68_regions(self):

@@ -14,6 +14,8 @@ _COMMANDS = {
     "retrain": "train one region of a model anew, the rest untouched",
     "evaluate": "measure a model on labelled faces",
     "compare": "say what got better or worse between two results",
+    "inspect": "look at labelled faces before training on them",
+    "submit": "answer Kaggle's facial keypoints competition",
     "info": "say what a model file holds",
 }
 

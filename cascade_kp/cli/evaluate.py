@@ -15,6 +15,9 @@ import tyro
 from cascade_kp.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cascade_kp.data.samples import Samples
     from cascade_kp.evaluation.protocol import Evaluation, Protocol
     from cascade_kp.pipeline import Pipeline
 
@@ -32,7 +35,7 @@ class Evaluate:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """An embedded model's name, or the path of a model file."""
     data: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
-    """Folders of pictures with .pts files beside them, such as 300w/helen/testset."""
+    """Folders of pictures with .pts files beside them, such as 300w/helen/testset, or annotation files."""
     boxes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SOURCE")] = ()
     """truth (the default): tight boxes of the labels. detector: the pipeline's own. jitter: true boxes moved at random.
     Otherwise a file of boxes: the organisers' .mat, .csv or .json as predict writes them; given again, one for each
@@ -48,6 +51,10 @@ class Evaluate:
     """Scheme of the labels where it is not the model's; they are converted."""
     split: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Take only the faces of this list, such as datasets/300w/validation.txt."""
+    frame: Literal["corner", "centre0", "centre1"] | None = None
+    """Where (0, 0) is in a file that does not say it: the first pixel's corner or centre, or one pixel before that."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the pictures that annotation files name; by default the file's own."""
     skip_bad: bool = False
     """Leave out broken files, named on stderr, instead of stopping."""
     json: bool = False
@@ -108,9 +115,17 @@ def main(arguments: list[str]) -> int:
         seed=args.seed,
     )
     pipe = Pipeline(args.model, threads=args.threads, device=args.device, backend=args.backend)
+    data: Sequence[Path | Samples] = args.data
+    if args.frame is not None or args.images is not None:
+        from cascade_kp.data.readers import read_samples
+
+        known = pipe.scheme if args.labels is None else args.labels
+        data = [
+            read_samples(one, known, frame=args.frame, images=args.images, skip_bad=args.skip_bad) for one in args.data
+        ]
     evaluation = evaluate(
         pipe,
-        args.data,
+        data,
         protocol=protocol,
         labels=args.labels,
         split=args.split,

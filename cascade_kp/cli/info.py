@@ -65,8 +65,10 @@ def main(arguments: list[str]) -> int:
         if name.startswith("regions."):
             net = info.config.regions[name.removeprefix("regions.")].net
         if net is not None:
-            trunk = f"ResNet-{net.trunk.depth} of width {net.trunk.width}, {net.trunk.stages} stages"
-            print(f"  {name:<18}{count:>11,} parameters, {net.input_px} px, {trunk}, {net.head}")
+            what = f"ResNet-{net.trunk.depth} of width {net.trunk.width}, {net.trunk.stages} stages, {net.head}"
+            if net.design is not None:
+                what = f"the design {net.design.name}"
+            print(f"  {name:<18}{count:>11,} parameters, {net.input_px} px, {what}")
     print(f"  data        {json.dumps(info.data)}")
     for metric in info.metrics:
         print(f"  measured    {json.dumps(metric)}")

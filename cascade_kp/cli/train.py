@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,10 @@ import tyro
 from cascade_kp.cli._settings import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cascade_kp.training.assemble import Table
+    from cascade_kp.training.recipe import Recipe
 
 __all__ = ["Train", "main", "percent"]
 
@@ -23,12 +27,19 @@ class Train:
     Every setting of the recipe can be overridden by its dotted name: --optim.lr 3e-4 for every network,
     --coarse.optim.lr 3e-4 for one, --model.passes 1, --data.missing mean, --run.devices 2. Under torchrun the same
     command shares the work among its processes.
+
+    Points of your own need no recipe: --init ibug68 --scheme my.toml --data my.json trains the networks of that model
+    on from its weights.
     """
 
-    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-    """An embedded recipe's name, or a TOML file."""
-    data: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
-    """Folder that the recipe's data folders are relative to."""
+    recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
+    """An embedded recipe's name, or a TOML file; needless with --init."""
+    data: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path()
+    """Folder that the recipe's data folders are relative to; without one, the annotated faces: a file or folder."""
+    init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Begin every network with the weights of this model's; without a recipe, take its cascade too."""
+    scheme: Annotated[str | None, tyro.conf.arg(metavar="SCHEME")] = None
+    """A keypoint scheme's name or TOML file, in place of the recipe's or the model's."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for checkpoints, logs, figures, sheets and caches; runs/<recipe's name> by default."""
     splits: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("datasets")
@@ -39,6 +50,8 @@ class Train:
     """Train these networks only (first, coarse, boxes, regions.<region>) and write no model."""
     start: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Take every network that the recipe configures as this model does from it, and train only the others."""
+    folds: Annotated[int, tyro.conf.arg(metavar="K")] = 0
+    """Train K models, each with another part of the pictures for validation, into <out>/fold-1 and so on."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Threads of each process; by default torch's own choice."""
 
@@ -46,18 +59,65 @@ class Train:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     args, settings = parse(Train, arguments, "cascade-kp train")
-    from cascade_kp.training.recipe import load_recipe
-
-    recipe = load_recipe(args.recipe, settings)  # what is wrong with it is said before anything heavy is loaded
+    recipe = _recipe(args, settings)  # what is wrong with it is said before anything heavy is loaded
     set_threads(args.threads)
+    from cascade_kp.errors import InputError
     from cascade_kp.training.journey import train
 
     out = args.out if args.out is not None else Path("runs") / recipe.name
-    trained = train(recipe, args.data, out, splits=args.splits, save=args.save, only=args.only, start=args.start)
-    if trained is not None:
-        print(percent(trained.table))
-        print(trained.path)
+    root = args.data if args.recipe is not None else args.data.resolve().parent
+    runs = [(recipe, out)] if not args.folds else list(_folds(recipe, out, args.folds))
+    if args.folds and args.save is not None:
+        raise InputError(f"save: expected none with --folds, of which each writes its own model, got {args.save}")
+    done = [
+        train(one, root, folder, splits=args.splits, save=args.save, only=args.only, start=args.start)
+        for one, folder in runs
+    ]
+    trained = [one for one in done if one is not None]
+    for one in trained:
+        print(percent(one.table))
+        print(one.path)
+    if len(trained) > 1:
+        print(f"mean of the {len(trained)} folds")
+        print(percent(mean_table([one.table for one in trained])))
+        print(",".join(str(one.path) for one in trained))
     return 0
+
+
+def _folds(recipe: Recipe, out: Path, count: int) -> Iterator[tuple[Recipe, Path]]:
+    """Recipes of K trainings that hold out one part of the pictures each, and their folders."""
+    from cascade_kp.errors import InputError
+
+    if count < 2:
+        raise InputError(f"folds: expected at least 2, got {count}")
+    for i in range(count):
+        data = dataclasses.replace(recipe.data, validation="", folds=count, fold=i)
+        yield dataclasses.replace(recipe, name=f"{recipe.name}-fold{i + 1}", data=data), out / f"fold-{i + 1}"
+
+
+def mean_table(tables: list[Table]) -> Table:
+    """The mean of each figure over tables of the same rows and columns."""
+    return {
+        row: {name: sum(table[row][name] for table in tables) / len(tables) for name in columns}
+        for row, columns in tables[0].items()
+    }
+
+
+def _recipe(args: Train, settings: list[tuple[str, str]]) -> Recipe:
+    """The recipe that is asked for, or the one that a model to begin with makes needless."""
+    from cascade_kp.errors import ConfigError
+    from cascade_kp.training.recipe import load_recipe
+
+    if args.recipe is not None:
+        asked = [("warm_start", args.init)] if args.init is not None else []
+        asked += [("scheme", args.scheme)] if args.scheme is not None else []
+        return load_recipe(args.recipe, [*asked, *settings])
+    if args.init is None or args.data == Path():
+        got = "neither" if args.init is None else "no --data"
+        raise ConfigError(f"expected a RECIPE, or --init MODEL and --data FACES; got {got}")
+    from cascade_kp.training.own import own_recipe
+
+    return own_recipe(args.init, args.data, args.scheme, settings)
 
 
 def set_threads(count: int | None) -> None:

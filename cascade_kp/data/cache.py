@@ -33,7 +33,7 @@ from cascade_kp.errors import DataError, ImageError, InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from cascade_kp.data.readers import Samples
+    from cascade_kp.data.samples import Samples
 
 __all__ = ["FaceCrops", "build_cache"]
 
@@ -237,9 +237,9 @@ def _given_boxes(
 
 def _key(plan: _Plan) -> str:
     """SHA-256 of all that the cache depends on, in hexadecimal."""
-    pictures = list(dict.fromkeys(path for part in plan.parts for path in part.paths))
+    pictures = {path: (part, i) for part in plan.parts for i, path in enumerate(part.paths)}
     with ThreadPoolExecutor(plan.threads) as pool:
-        digests = dict(zip(pictures, pool.map(_picture_digest, pictures), strict=True))
+        digests = dict(zip(pictures, pool.map(_picture_digest, pictures.values()), strict=True))
     key = hashlib.sha256(f"{_FORMAT} {plan.shape} {plan.keypoints} {plan.face_px} {float(plan.context)}".encode())
     for part, boxes in zip(plan.parts, plan.boxes, strict=True):
         key.update(np.ascontiguousarray(part.keypoints).data)
@@ -249,12 +249,9 @@ def _key(plan: _Plan) -> str:
     return key.hexdigest()
 
 
-def _picture_digest(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
-        raise DataError(f"{path}: expected a picture, got a file that cannot be read: {error}") from error
+def _picture_digest(face: tuple[Samples, int]) -> bytes:
+    part, index = face
+    return part.picture_digest(index)
 
 
 def _canvas_digest(canvas: NDArray[np.uint8]) -> bytes:

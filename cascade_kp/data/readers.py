@@ -7,191 +7,45 @@ file and line, or, with ``skip_bad``, an entry of :attr:`Samples.skipped` and a 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from cascade_kp import formats
-from cascade_kp.errors import DataError, ImageError, InputError
-from cascade_kp.images import read_image
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.data.coco import read_coco
+from cascade_kp.data.cvat import read_cvat
+from cascade_kp.data.dlib_xml import read_dlib
+from cascade_kp.data.gathering import check_picture
+from cascade_kp.data.kaggle import is_kaggle, read_kaggle
+from cascade_kp.data.samples import Entry, LeftOut, PictureFile, Samples
+from cascade_kp.data.tables import open_table, read_csv
+from cascade_kp.data.xml_tree import root_tag
+from cascade_kp.errors import DataError, InputError
+from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from cascade_kp.structures import Sample
-
-__all__ = ["Samples", "read_300w", "read_split", "write_sample"]
+__all__ = ["Samples", "read_300w", "read_samples", "read_split", "write_sample"]
 
 _log = logging.getLogger(__name__)
 
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
-
-
-class _Entry(NamedTuple):
-    """One annotated face."""
-
-    name: str  # the annotation's path below the root, without suffix, with "/": what split lists hold
-    picture_name: str  # the picture's, likewise
-    picture: Path
-    subset: str
-    keypoints: NDArray[np.float32]
-
-
-class Samples(Sequence["Sample"]):
-    """Annotated faces in a fixed order; a picture is decoded when its sample is asked for.
-
-    ``samples[i]`` is a ``Sample``, a slice is ``Samples`` again. A picture of several faces gives one
-    sample per face.
-
-    Attributes:
-        root: The folder that ``names`` and ``subsets`` are relative to.
-        scheme: The scheme of the keypoints.
-        skipped: What ``skip_bad`` left out, each as ``file:line: reason``.
-    """
-
-    def __init__(
-        self, root: Path, scheme: Scheme, entries: Iterable[_Entry], skipped: Iterable[tuple[str, str]] = ()
-    ) -> None:
-        self.root = root
-        self.scheme = scheme
-        self._entries = tuple(entries)
-        self._skipped = tuple(skipped)  # the name, and why
-        self.skipped: tuple[str, ...] = tuple(reason for _, reason in self._skipped)
-
-    def __len__(self) -> int:
-        """The number of faces."""
-        return len(self._entries)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Samples: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Samples:
-        """One face with its picture, or a part of the faces.
-
-        Args:
-            index: A position (negative from the end), or a slice.
-
-        Returns:
-            The sample: image (H, W, 3) uint8 RGB; keypoints (K, 2) float32 px, continuous frame of the
-            upright picture, NaN where not labelled; box (4,) float32 xyxy px, the tight box of the
-            labelled keypoints; path; subset. For a slice, its samples.
-
-        Raises:
-            ImageError: The picture cannot be decoded.
-            IndexError: There is no such position.
-        """
-        if isinstance(index, slice):
-            return Samples(self.root, self.scheme, self._entries[index], self._skipped)
-        entry = self._entries[index]
-        return {
-            "image": read_image(entry.picture),
-            "keypoints": entry.keypoints.copy(),
-            "box": _tight_boxes(entry.keypoints[np.newaxis])[0],
-            "path": str(entry.picture),
-            "subset": entry.subset,
-        }
-
-    def __repr__(self) -> str:
-        """What, how many and from where."""
-        return f"Samples({len(self)} faces of {self.scheme.name!r} in {self.root}, {len(self.skipped)} files skipped)"
-
-    @property
-    def keypoints(self) -> NDArray[np.float32]:
-        """(N, K, 2) px in the continuous frame of each picture; NaN where not labelled."""
-        if not self._entries:
-            return np.empty((0, len(self.scheme), 2), np.float32)
-        return np.stack([entry.keypoints for entry in self._entries])
-
-    @property
-    def boxes(self) -> NDArray[np.float32]:
-        """(N, 4) xyxy px, the tight box of the labelled keypoints of each face."""
-        return _tight_boxes(self.keypoints)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """N paths of the pictures; that of a picture with several faces comes once per face."""
-        return tuple(str(entry.picture) for entry in self._entries)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """N names for split lists: each annotation's path below the root, without suffix, with ``/``."""
-        return tuple(entry.name for entry in self._entries)
-
-    @property
-    def subsets(self) -> tuple[str, ...]:
-        """N folders below the root, with ``/``; ``.`` for the root itself."""
-        return tuple(entry.subset for entry in self._entries)
-
-    def select(self, indices: Iterable[int] | NDArray[np.integer]) -> Samples:
-        """The faces at some positions, in the order given.
-
-        Args:
-            indices: Positions from 0 to N - 1; a mask of N booleans is refused, as its 0 and 1 would be
-                taken for positions.
-
-        Returns:
-            The samples; ``skipped`` stays that of the whole.
-
-        Raises:
-            InputError: A position is no whole number or out of range.
-        """
-        chosen = np.asarray(list(indices))
-        if chosen.size and (not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim != 1):
-            raise InputError(f"indices must be a list of whole numbers, got {chosen.dtype} of shape {chosen.shape}")
-        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
-            raise InputError(f"indices must be from 0 to {len(self) - 1}, got {chosen.min()} to {chosen.max()}")
-        return Samples(self.root, self.scheme, [self._entries[int(i)] for i in chosen], self._skipped)
-
-    def split(self, names: Iterable[str]) -> Samples:
-        """The faces of a split list, in the list's order.
-
-        Args:
-            names: Paths below the root without suffix, with ``/``: of an annotation, or of a picture,
-                which stands for all its faces. :func:`read_split` reads them from a file.
-
-        Returns:
-            The samples. A name whose file ``skip_bad`` left out is left out here as well, with a warning.
-
-        Raises:
-            DataError: A name is unknown, or gives a face a second time.
-        """
-        places: dict[str, list[int]] = {}
-        for i, entry in enumerate(self._entries):
-            places.setdefault(entry.picture_name, []).append(i)
-        # An annotation's own name goes first: X.pts may lie beside X_2.pts, of the same X.jpg.
-        places |= {entry.name: [i] for i, entry in enumerate(self._entries)}
-        left_out = {name for name, _ in self._skipped}
-        chosen: dict[int, str] = {}  # ordered, and knows which name asked for a face
-        absent = []
-        for name in names:
-            if name not in places and name in left_out:
-                absent.append(name)
-                continue
-            if name not in places:
-                close = difflib.get_close_matches(name, places, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise DataError(f"{self.root}: the split names {name!r}, but no annotation there has that name{hint}")
-            for i in places[name]:
-                if i in chosen:
-                    raise DataError(f"{self.root}: the split gives the face {self._entries[i].name!r} twice")
-                chosen[i] = name
-        if absent:
-            _log.warning("%s: %d names of the split were skipped as bad, such as %r", self.root, len(absent), absent[0])
-        return self.select(chosen)
+_KINDS = {
+    "dlib": "dlib XML (<dataset>)",
+    "cvat": "CVAT XML (<annotations>)",
+    "coco": "COCO JSON ({...})",
+    "kaggle": "Kaggle's CSV or .npz",
+    "csv": "a CSV with a column 'image'",
+}
 
 
 def read_300w(
@@ -234,19 +88,19 @@ def read_300w(
         raise DataError(
             f"{folder}: expected a folder with .pts files, got {'a file' if folder.exists() else 'nothing'}"
         )
-    known = scheme if isinstance(scheme, Scheme) else load_scheme(scheme)
+    known = as_scheme(scheme)
     members = None if region is None else list(known.region(region))
-    entries: list[_Entry] = []
-    skipped: list[tuple[str, str]] = []
+    entries: list[Entry] = []
+    skipped: list[LeftOut] = []
     for annotation, pictures in _annotations(folder):
         try:
             entry = _read_entry(folder, annotation, pictures, known, members)
             if skip_bad:
-                _check_picture(entry.picture)
+                check_picture(entry.picture)
         except DataError as error:
             if not skip_bad:
                 raise
-            skipped.append((_name(folder, annotation), str(error)))
+            skipped.append(LeftOut(_name(folder, annotation), str(error)))
         else:
             entries.append(entry)
     if skipped:
@@ -255,12 +109,65 @@ def read_300w(
             folder,
             len(skipped),
             len(skipped) + len(entries),
-            skipped[0][1],
+            skipped[0].reason,
         )
     if not entries:
-        why = f"all {len(skipped)} are broken, such as {skipped[0][1]}" if skipped else "found no .pts file"
+        why = f"all {len(skipped)} are broken, such as {skipped[0].reason}" if skipped else "found no .pts file"
         raise DataError(f"{folder}: expected at least one annotated face, but {why}")
     return Samples(folder, known, entries, skipped)
+
+
+def read_samples(
+    path: str | os.PathLike[str],
+    scheme: str | Path | Scheme = "ibug68",
+    *,
+    frame: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    region: str | None = None,
+    skip_bad: bool = False,
+) -> Samples:
+    """Read annotated faces of any kind this library knows; which one it is, is told by what is inside.
+
+    A folder is read by :func:`read_300w`. Of a file, the first bytes tell: XML of dlib
+    (:func:`~cascade_kp.data.dlib_xml.read_dlib`) or CVAT (:func:`~cascade_kp.data.cvat.read_cvat`), JSON of COCO
+    (:func:`~cascade_kp.data.coco.read_coco`), Kaggle's table with pixels or its ``.npz``
+    (:func:`~cascade_kp.data.kaggle.read_kaggle`), or any other CSV (:func:`~cascade_kp.data.tables.read_csv`).
+
+    Args:
+        path: The folder or file.
+        scheme: The scheme of the points: an embedded name, a path, or the scheme itself.
+        frame: Where the file's (0, 0) is, for a CSV that does not say it and for COCO from tools that differ:
+            ``corner``, ``centre0`` or ``centre1``. The other formats leave no choice.
+        images: The folder that the names of pictures in the file are relative to; by default the file's own. For
+            Kaggle's table without pixels, the ``.npz`` that holds them.
+        region: As of :func:`read_300w`. Files that name their points need no such word.
+        skip_bad: Leave out what is broken and list it in ``skipped``, instead of raising.
+
+    Returns:
+        The samples.
+
+    Raises:
+        DataError: There is nothing, it is of no known kind, or it is broken; the message names file and line.
+        InputError: An argument does not go with this kind of file.
+        SchemeError: The scheme is unknown.
+    """
+    source = Path(path)
+    if source.is_dir():
+        _refuse_arguments(source, "a folder of .pts files", frame=frame, images=images)
+        return read_300w(source, skip_bad=skip_bad, scheme=scheme, region=region)
+    known = as_scheme(scheme)
+    if region is not None:
+        known.region(region)  # refuses an unknown one
+    kind = _kind(source)
+    if kind == "coco":
+        return read_coco(source, known, frame=frame or "centre0", images=images, skip_bad=skip_bad)
+    if kind == "csv":
+        return read_csv(source, known, frame=frame, images=images, skip_bad=skip_bad)
+    _refuse_arguments(source, _KINDS[kind], frame=frame)
+    if kind == "kaggle":
+        return read_kaggle(source, known, pictures=images, skip_bad=skip_bad)
+    reader = read_dlib if kind == "dlib" else read_cvat
+    return reader(source, known, images=images, skip_bad=skip_bad)
 
 
 def read_split(path: str | os.PathLike[str]) -> list[str]:
@@ -332,6 +239,47 @@ def write_sample(
     return picture, annotation
 
 
+def _refuse_arguments(source: Path, kind: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name}: expected none for {kind}, which {source} is, got {value!r}")
+
+
+def _kind(source: Path) -> str:
+    """What a file is, by its first bytes.
+
+    Raises:
+        DataError: It is not there, or nothing we know.
+    """
+    expected = f"a folder with .pts files, or a file: {', '.join(_KINDS.values())}"
+    try:
+        with source.open("rb") as stream:
+            start = stream.read(4096)
+    except OSError as error:
+        got = "nothing" if not source.exists() else f"a file that cannot be read: {error.strerror or error}"
+        raise DataError(f"{source}: expected an annotation file or a folder with .pts files, got {got}") from error
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"PK\x03\x04"):
+        if source.suffix.lower() == ".npz":
+            return "kaggle"
+        raise DataError(f"{source}:1: expected {expected}, got a zip archive, which must be unpacked first")
+    if text.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+        tag = root_tag(source)
+        kind = {"dataset": "dlib", "annotations": "cvat"}.get(tag)
+        if kind is None:
+            raise DataError(f"{source}:1: expected {expected}, got XML of <{tag}>")
+        return kind
+    if text.startswith((b"{", b"[")):
+        return "coco"
+    if source.suffix.lower() == ".pts" or text.startswith(b"version:"):
+        raise DataError(f"{source}:1: expected {expected}, got one .pts file")
+    first = text.split(b"\n", 1)[0]
+    if b"\0" in start or not (b"," in first or first.startswith((b"#", b'"#'))):
+        raise DataError(f"{source}:1: expected {expected}, got a file that starts with {start[:16]!r}")
+    table = open_table(source)
+    return "kaggle" if table.frame is None and is_kaggle(table.header) else "csv"
+
+
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key that counts: "a_2" before "a_10"."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
@@ -363,7 +311,7 @@ def _annotations(root: Path) -> list[tuple[Path, dict[str, list[Path]]]]:
 
 def _read_entry(
     root: Path, annotation: Path, pictures: dict[str, list[Path]], scheme: Scheme, members: list[int] | None
-) -> _Entry:
+) -> Entry:
     """The face of one .pts file, or the reason why there is none."""
     points = formats.read_pts(annotation)
     if members is not None and len(points) == len(members) != len(scheme):
@@ -387,23 +335,8 @@ def _read_entry(
     keypoints = points.astype(np.float32)
     keypoints.setflags(write=False)  # shared by every part of the samples
     subset = annotation.parent.relative_to(root).as_posix()
-    return _Entry(_name(root, annotation), _name(root, matches[0]), matches[0], subset, keypoints)
-
-
-def _check_picture(path: Path) -> None:
-    """Refuse a picture that cannot be decoded to its end."""
-    try:
-        read_image(path)
-    except ImageError as error:
-        raise DataError(f"{path}:1: expected a picture, got a file that cannot be read as one: {error}") from error
+    return Entry(_name(root, annotation), _name(root, matches[0]), PictureFile(matches[0]), subset, keypoints)
 
 
 def _name(root: Path, path: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
-
-
-def _tight_boxes(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 4) xyxy of (N, K, 2) keypoints, of which each face has at least one that is labelled."""
-    if not len(keypoints):
-        return np.empty((0, 4), np.float32)
-    return np.concatenate([np.nanmin(keypoints, axis=1), np.nanmax(keypoints, axis=1)], axis=1)

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from cascade_kp import geometry
-from cascade_kp.data.readers import Samples, read_300w, read_split
+from cascade_kp.data.readers import Samples, read_samples, read_split
+from cascade_kp.data.samples import PictureFile
 from cascade_kp.errors import DataError, ImageError, SchemeError
 from cascade_kp.evaluation.result import EVERYTHING
 from cascade_kp.formats import read_pts
@@ -64,8 +65,8 @@ class LabelledFaces:
     def pictures(self, positions: Iterable[int] | None = None) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
         """Each picture once, (H, W, 3) uint8 RGB, with the positions of its faces, as far as these follow each other.
 
-        Faces of a folder share a picture if they share its path. A reader's paths may mean anything, such as one file
-        that holds all pictures, so its faces share a picture if that is the same too.
+        Faces that our readers read share a picture if they share its path. Another reader's paths may mean anything,
+        such as one file that holds all pictures, so its faces share a picture if that is the same too.
 
         Args:
             positions: of the faces to take; all by default.
@@ -80,7 +81,7 @@ class LabelledFaces:
                 self.paths[waiting[0]],
                 self.origins[waiting[0]],
             )
-            if joins and self._from_folder(i):
+            if joins and self._is_ours(i):
                 waiting.append(i)
                 continue
             other = self.picture(i)
@@ -99,9 +100,20 @@ class LabelledFaces:
         Raises:
             ImageError: it cannot be decoded.
         """
+        part, row = self._place(i)
+        # Wherever its labels lie: a sample with labels far outside its picture is refused.
+        return part.entries[row].picture.read() if isinstance(part, Samples) else part[row]["image"]
+
+    def file(self, i: int) -> Path | None:
+        """The file of a face's picture; None where a reader of another kind has it, or it lies in a table."""
+        part, row = self._place(i)
+        picture = part.entries[row].picture if isinstance(part, Samples) else None
+        return picture.path if isinstance(picture, PictureFile) else None
+
+    def _place(self, i: int) -> tuple[Sequence[Sample], int]:
+        """The part that a face is of, and its position there."""
         origin = self.origins[i]
-        before = sum(len(part) for part in self.parts[:origin])
-        return self.parts[origin][i - before]["image"]
+        return self.parts[origin], i - sum(len(part) for part in self.parts[:origin])
 
     def placed(self, reference: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Where the faces are: missing labels are estimated from the others, for boxes and crops, never to be scored.
@@ -159,16 +171,20 @@ class LabelledFaces:
 
     @functools.cached_property
     def _digests(self) -> tuple[str, ...]:
-        files: dict[str, bytes] = {}
+        known: dict[str, bytes] = {}
         found = []
         for i, path in enumerate(self.paths):
-            pixels = None if self._from_folder(i) else np.ascontiguousarray(self.picture(i))
-            if pixels is not None and not _shows(path, pixels):
-                picture = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-            elif path in files:
-                picture = files[path]
+            part, row = self._place(i)
+            if not isinstance(part, Samples):
+                pixels = np.ascontiguousarray(part[row]["image"])
+                if not _shows(path, pixels):
+                    picture = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+                else:
+                    picture = hashlib.sha256(Path(path).read_bytes()).digest()
+            elif path in known:
+                picture = known[path]
             else:
-                picture = files[path] = hashlib.sha256(Path(path).read_bytes()).digest()
+                picture = known[path] = part.picture_digest(row)
             found.append(hashlib.sha256(picture + self._label_bytes(i)).hexdigest()[:16])
         return tuple(found)
 
@@ -180,8 +196,8 @@ class LabelledFaces:
         labels: NDArray[np.float32] = np.nan_to_num(self.keypoints[i].astype("<f4"), nan=-1e6)
         return labels.tobytes()
 
-    def _from_folder(self, i: int) -> bool:
-        """Whether a face was read from a folder, so that its path is that of its picture."""
+    def _is_ours(self, i: int) -> bool:
+        """Whether a face was read by a reader of this library, so that its path stands for its picture alone."""
         return isinstance(self.parts[self.origins[i]], Samples)
 
 
@@ -200,16 +216,19 @@ def read_faces(
     split: str | os.PathLike[str] | None = None,
     *,
     skip_bad: bool = False,
+    apart: bool = False,
 ) -> LabelledFaces:
     """Read labelled faces for a model.
 
     Args:
-        data: folders in the layout of :func:`cascade_kp.read_300w`, or sequences of samples.
+        data: folders in the layout of :func:`cascade_kp.read_300w`, annotation files that
+            :func:`cascade_kp.data.readers.read_samples` knows, or sequences of samples.
         scheme: of the model.
         labels: scheme of the labels, if it is another; they are converted to the model's.
         split: a list of names (see :func:`cascade_kp.data.readers.read_split`), relative to a folder above the data:
             only these faces are taken.
         skip_bad: leave out what is broken, with a warning, instead of raising.
+        apart: a face may come in several parts; its name then says in which, too.
 
     Raises:
         DataError: there is no face, a face comes twice, the data mixes schemes, or a file is broken.
@@ -232,6 +251,12 @@ def read_faces(
     origins, points, paths, stems, places = zip(*labelled, strict=True)
     names, folders = _names(places, stems)
     twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice and apart:
+        wheres = [part.source.name if isinstance(part, Samples) else str(i) for i, part in enumerate(parts)]
+        names = tuple(
+            f"{name} ({wheres[o]})" if name in twice else name for name, o in zip(names, origins, strict=True)
+        )
+        twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
             f"data: expected every face once, got {len(twice)} of them more often, such as {twice[0]!r}; do the "
@@ -296,7 +321,8 @@ def _labels(
                 f"{_fitting(len(part.scheme), model)}"
             )
         stems = (name.rsplit("/", 1)[-1] for name in part.names)
-        yield from zip(part.keypoints, part.paths, stems, map(_folder, part.paths), strict=True)
+        places = (_folder(os.path.abspath(path)) for path in part.paths)  # noqa: PTH100 (a link is a name too)
+        yield from zip(part.keypoints, part.paths, stems, places, strict=True)
         return
     seen: Counter[str] = Counter()
     for i in range(len(part)):
@@ -312,7 +338,7 @@ def _labels(
             )
         path = str(sample.get("path", ""))
         seen[path] += 1
-        stem = Path(path).stem if path else f"reader{number}-{i:06d}"
+        stem = _stem(path) if path else f"reader{number}-{i:06d}"
         stem = stem if not path or seen[path] == 1 else f"{stem}#{seen[path]}"
         subset = str(sample.get("subset", "."))
         yield points, path, stem, _folder(path if subset == "." or Path(path).is_file() else f"{subset}/{stem}")
@@ -325,6 +351,12 @@ def _names(folders: Sequence[tuple[str, ...]], stems: Sequence[str]) -> tuple[tu
         depth += 1
     labels = tuple("/".join(folder[-depth:]) or "." for folder in folders)
     return tuple(f"{label}/{stem}" for label, stem in zip(labels, stems, strict=True)), labels
+
+
+def _stem(path: str) -> str:
+    """The name of a picture; one among many in a file (``training.csv:2``) has all of it."""
+    given = Path(path)
+    return given.name if set(given.suffix) & set(":#") else given.stem
 
 
 def _folder(path: str) -> tuple[str, ...]:
@@ -348,10 +380,12 @@ def _official(folder: str) -> str:
 
 
 def _read_folder(folder: Path, source: Scheme, model: Scheme, *, skip_bad: bool) -> Samples:
-    """A folder's faces; where its files have another number of points, the error says which scheme would fit."""
+    """A folder's or file's faces; where files have another number of points, the error says which scheme would fit."""
     try:
-        return read_300w(folder, scheme=source, skip_bad=skip_bad)
+        return read_samples(folder, source, skip_bad=skip_bad)
     except DataError as error:
+        if not folder.is_dir():
+            raise
         counts = set()
         for file in sorted(folder.rglob("*.pts")):
             below = file.relative_to(folder).parts

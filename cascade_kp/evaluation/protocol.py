@@ -375,9 +375,15 @@ def _modes(pipe: Pipeline, how: Protocol) -> list[_Mode]:
     """How the pipeline runs; the first finds the faces, so it is not the oracle where a detector must find them.
 
     Raises:
-        InputError: the model has no regions, and a stage was asked for that needs them.
+        InputError: the model has no regions, and a stage was asked for that needs them; or it sees whole pictures, and
+            was to be given boxes of faces.
     """
     config = pipe.info.config
+    if config.whole_picture and how.source in ("truth", "jitter"):
+        raise InputError(
+            f"boxes: expected detector (the whole picture) or files, as {pipe.info.name!r} is given no boxes of faces, "
+            f"got {how.source}"
+        )
     coarse, regions, oracle = (
         _Mode("coarse", "coarse"),
         _Mode("regions", "regions"),

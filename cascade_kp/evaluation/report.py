@@ -1,26 +1,19 @@
 """An evaluation as one self-contained page: curves, tables, where the error is, and faces with their points.
 
-All numbers are computed here and lie in the page as JSON; its script (``assets/report``) only draws them. The page
-fetches nothing, and a content policy forbids that it does.
+All numbers are computed here; the page's script (``assets/report/report.js``) only draws them.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
 import math
-import re
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from cascade_kp.errors import SchemeError
 from cascade_kp.evaluation.bootstrap import intervals, paired_differences
 from cascade_kp.evaluation.calibration import calibration
+from cascade_kp.evaluation.page import VIEW, as_number, as_points, face_window, page, picture_of, region_numbers
 from cascade_kp.evaluation.pose import NOSE_DEPTH, yaw
 from cascade_kp.evaluation.result import EVERYTHING
 from cascade_kp.files import write_file
@@ -35,7 +28,6 @@ if TYPE_CHECKING:
     from cascade_kp.evaluation.perturb import Perturbation
     from cascade_kp.evaluation.protocol import Evaluation
     from cascade_kp.evaluation.result import Result
-    from cascade_kp.schemes import Scheme
 
 __all__ = ["write_report"]
 
@@ -47,15 +39,10 @@ _STAGES = {
     "oracle": "oracle crops",
 }
 _RESAMPLES = 2000  # of intervals that are only in the report
-_DIGITS = 7
 _YAW_EDGES = (-90.0, -45.0, -30.0, -15.0, -5.0, 5.0, 15.0, 30.0, 45.0, 90.0)
 _SIZE_BINS = 6
 _BIN_FACES = 10  # at least, as far as the number of bins can see to it
 _SHOWN = 12  # best, worst and missed faces each
-_VIEW = 240.0  # side of a drawn face, as the script knows too
-_MARGIN = 0.15  # round the labels' box, in its longer side
-_WILD = 1.0  # how far a drawing follows a prediction that is out of the margin, likewise
-_JPEG_QUALITY = 85
 _MISSED = -1.0  # in the page's lists of errors; an error is never negative, and JSON has no infinity
 
 
@@ -83,37 +70,12 @@ def write_report(
     """
     result = evaluation.result
     name = title or f"{result.model['name']} on {', '.join(result.data.get('folders', ())) or 'no folder'}"
-    text = _page(name, _content(evaluation, perturbation, embed_images=embed_images), pictures=embed_images)
+    content = _content(evaluation, perturbation, embed_images=embed_images)
+    text = page(name, "cascade-kp evaluate", "report.js", content, pictures=embed_images)
     write_file(path, text)
 
 
 # ---------------------------------------------------------------------------------------------- the page
-
-
-def _page(title: str, content: Mapping[str, Any], *, pictures: bool) -> str:
-    """The template with style, data and script in place."""
-    folder = resources.files("cascade_kp") / "assets" / "report"
-    template, style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("template.html", "style.css", "report.js")
-    )
-    # The policy names the hashes of our own style and script: nothing else runs, whatever a face may be called.
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
-    policy += "; img-src data:" if pictures else ""
-    # A name may come from a file system that is no UTF-8; JSON escapes its stray surrogates, HTML cannot.
-    plain_title = title.encode("utf-8", "replace").decode("utf-8")
-    parts = {
-        "policy": html.escape(f"{policy}; base-uri 'none'; form-action 'none'"),
-        "title": html.escape(plain_title),
-        "style": style,
-        # Without "<" no text in the data can end the element that it stands in, or open a comment.
-        "data": json.dumps({"title": plain_title, **content}, allow_nan=False).replace("<", "\\u003c"),
-        "script": script,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _content(evaluation: Evaluation, perturbation: Perturbation | None, *, embed_images: bool) -> dict[str, Any]:
@@ -212,7 +174,7 @@ def _gains(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
                 continue
             low, high = np.quantile(-known, [0.025, 0.975])
             gain = first[both, i].mean() - second[both, i].mean()
-            cells[group] = {"gain": _number(gain), "ci95": [_number(low), _number(high)]}
+            cells[group] = {"gain": as_number(gain), "ci95": [as_number(low), as_number(high)]}
         answer[f"{before}-{after}"] = cells
     return answer
 
@@ -229,12 +191,12 @@ def _keypoints(evaluation: Evaluation) -> dict[str, Any]:
         known = np.isfinite(found)
         count = known.sum(axis=0)
         mean = np.where(known, found, 0.0).sum(axis=0) / np.maximum(count, 1)
-        errors[stage] = [_number(value) if n else None for value, n in zip(mean, count, strict=True)]
+        errors[stage] = [as_number(value) if n else None for value, n in zip(mean, count, strict=True)]
     return {
         "names": list(scheme.keypoints),
         "regions": [region_of.get(i, "") for i in range(len(scheme))],
-        "shape": _points(shape, 5),
-        "unit": _number(unit),  # the norm on this shape: circles are drawn to its scale
+        "shape": as_points(shape, 5),
+        "unit": as_number(unit),  # the norm on this shape: circles are drawn to its scale
         "edges": [list(edge) for edge in scheme.edges],
         "errors": errors,
     }
@@ -330,7 +292,7 @@ def _bin(result: Result, rows: NDArray[np.intp]) -> dict[str, Any]:
     for i, stage in enumerate(result.stages):
         found = table[np.isfinite(table[:, i]), i]
         value = float(found.mean()) if len(found) else math.nan
-        stages[stage] = {"nme": _number(value), "ci95": [_number(ends[0, i]), _number(ends[1, i])]}
+        stages[stage] = {"nme": as_number(value), "ci95": [as_number(ends[0, i]), as_number(ends[1, i])]}
     return {"n": int((~np.isnan(headline)).sum()), "missed": int(np.isinf(headline).sum()), "stages": stages}
 
 
@@ -362,7 +324,7 @@ def _faces(evaluation: Evaluation, *, embed_images: bool) -> dict[str, Any]:
     def cards(rows: NDArray[np.intp]) -> list[dict[str, Any]]:
         return [
             _card(evaluation, int(i), embed_images=embed_images)
-            | {"yaw": _number(angles[i]), "size": _number(sizes[i])}
+            | {"yaw": as_number(angles[i]), "size": as_number(sizes[i])}
             for i in rows
         ]
 
@@ -371,7 +333,7 @@ def _faces(evaluation: Evaluation, *, embed_images: bool) -> dict[str, Any]:
         "missed_all": len(missed),
         "worst": cards(worst),
         "best": cards(best),
-        "colours": _colours(evaluation.scheme),
+        "colours": region_numbers(evaluation.scheme),
     }
 
 
@@ -380,76 +342,20 @@ def _card(evaluation: Evaluation, i: int, *, embed_images: bool) -> dict[str, An
     result = evaluation.result
     truth = evaluation.truth[i].astype(np.float64)
     found = evaluation.keypoints[result.stage][i].astype(np.float64)
-    window = _window(truth, found)
-    scale = _VIEW / float(window[2] - window[0])
+    window = face_window(truth, found)
+    scale = VIEW / float(window[2] - window[0])
     by_group = result.errors[result.stage]
     card: dict[str, Any] = {
         "name": result.names[i],
         "error": _error(float(result.faces()[i])),
         "regions": {group: _error(float(by_group[group][i])) for group in evaluation.scheme.regions},
-        "truth": _points((truth - window[:2]) * scale, 1),
-        "found": _points((found - window[:2]) * scale, 1),
+        "truth": as_points((truth - window[:2]) * scale, 1),
+        "found": as_points((found - window[:2]) * scale, 1),
     }
     if embed_images:
-        card["picture"] = _picture(evaluation.faces.picture(i), window, scale)
+        card["picture"] = picture_of(evaluation.faces.picture(i), window, scale)
     return card
 
 
-def _window(truth: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4,) xyxy px, the square that is drawn: the labels with a margin, and predictions unless they are far off."""
-    labelled = truth[~np.isnan(truth).any(axis=1)]
-    low, high = labelled.min(axis=0), labelled.max(axis=0)
-    side = max(float((high - low).max()), 1.0)
-    predicted = found[np.isfinite(found).all(axis=1)]
-    near, far = _MARGIN * side, _WILD * side
-    if len(predicted):
-        low = np.clip(predicted.min(axis=0) - near / 2, low - far, low - near)
-        high = np.clip(predicted.max(axis=0) + near / 2, high + near, high + far)
-    else:
-        low, high = low - near, high + near
-    middle, half = (low + high) / 2, (high - low).max() / 2
-    return np.concatenate([middle - half, middle + half])
-
-
-def _picture(image: NDArray[np.uint8], window: NDArray[np.float64], scale: float) -> dict[str, Any] | None:
-    """What a window shows of a picture, as a data URL with its place in the drawing; None if it shows nothing."""
-    height, width = image.shape[:2]
-    left, top = np.maximum(np.floor(window[:2]), 0).astype(int).tolist()
-    right, bottom = np.minimum(np.ceil(window[2:]), [width, height]).astype(int).tolist()
-    if left >= right or top >= bottom:
-        return None
-    cut = np.ascontiguousarray(image[top:bottom, left:right])
-    if scale < 1:
-        size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-        cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(cut, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    corner, sides = (np.array([left, top]) - window[:2]) * scale, np.array([right - left, bottom - top]) * scale
-    return {
-        "url": f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}",
-        "box": [round(float(value), 2) for value in (*corner, *sides)],
-    }
-
-
-def _colours(scheme: Scheme) -> list[int]:
-    """(K,) number of each point's region; -1 outside all."""
-    answer = [-1] * len(scheme)
-    for number, members in enumerate(scheme.regions.values()):
-        for i in members:
-            answer[i] = number
-    return answer
-
-
-def _points(points: NDArray[np.float64], digits: int) -> list[list[float] | None]:
-    """Points as lists; None for one that is not known."""
-    return [
-        [round(x, digits), round(y, digits)] if math.isfinite(x) and math.isfinite(y) else None
-        for x, y in points.tolist()
-    ]
-
-
 def _error(value: float) -> float | None:
-    return _MISSED if math.isinf(value) else _number(value)
-
-
-def _number(value: float) -> float | None:
-    return round(float(value), _DIGITS) if math.isfinite(value) else None
+    return _MISSED if math.isinf(value) else as_number(value)

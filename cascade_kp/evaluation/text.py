@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cascade_kp.evaluation.compare import Change, Comparison
+    from cascade_kp.evaluation.inspect_result import Inspection
     from cascade_kp.evaluation.result import Result
 
-__all__ = ["comparison_text", "result_text"]
+__all__ = ["comparison_text", "inspection_text", "result_text"]
 
 
 def result_text(result: Result) -> str:
@@ -73,6 +74,58 @@ def comparison_text(comparison: Comparison, before: Result, after: Result) -> st
     return "\n".join(lines)
 
 
+def inspection_text(inspection: Inspection, shown: int = 12) -> str:
+    """An inspection's tables: splits, missing labels, what is there twice, and the labels to look at first."""
+    content = inspection.to_dict()
+    data, missing, twice = content["data"], content["missing"], content["duplicates"]
+    rows = [["split", "faces", "pictures", "complete", "broken", "face px", "leaks"]]
+    for split, sizes, complete in zip(data["splits"], content["sizes"]["splits"], missing["by_split"], strict=True):
+        side = sizes["face_side"]
+        leaks = len(
+            {
+                i
+                for pair in inspection.leaks
+                for i in (pair.first, pair.second)
+                if inspection.splits[inspection.faces.origins[i]] == split["name"]
+            }
+        )
+        span = "-" if side is None else f"{side[0]:.0f} to {side[-1]:.0f}"
+        counts = (split["faces"], split["pictures"], complete["complete"], split["broken"])
+        rows.append([split["name"], *map(str, counts), span, str(leaks)])
+    lines = [*_aligned(rows, left=1), ""]
+    if missing["patterns"]:
+        lines.append("missing together:")
+        rows = [["faces", "points", ""]]
+        rows += [[str(one["faces"]), str(len(one["points"])), one["text"]] for one in missing["patterns"][:shown]]
+        lines += [*_aligned(rows, left=0, right=2), ""]
+    lines.append(f"there twice: {twice['between']} pairs between splits (leaks), {twice['within']} within")
+    rows = [
+        [
+            "leak" if one["between"] else "",
+            one["first"],
+            one["second"],
+            f"{one['alike']:.3f}",
+            "mirrored" if one["mirrored"] else "",
+        ]
+        for one in twice["pairs"][:shown]
+    ]
+    lines += _aligned(rows, left=3) if rows else []
+    if content["outside"]["faces"]:
+        lines += ["", f"points outside their picture: {content['outside']['faces']} faces"]
+        rows = [[one["name"], f"{one['px']:.1f} px"] for one in content["outside"]["worst"][:shown]]
+        lines += _aligned(rows, left=1)
+    by = (
+        content["protocol"]["ranked_by"]
+        if content["protocol"]["model"] is None
+        else content["protocol"]["model"]["name"]
+    )
+    lines += ["", f"labels to look at first, by {by}:"]
+    rows = [["score", "face", ""]]
+    rows += [[f"{one['score']:.1f}", one["name"], one["what"]] for one in content["suspects"][:shown]]
+    lines += _aligned(rows, left=0, right=1)
+    return "\n".join(lines)
+
+
 def _described(result: Result) -> str:
     return f"{result.model['name']} (sha256 {result.model['sha256'][:12]}), {result.envelope.get('made', 'undated')}"
 
@@ -119,11 +172,13 @@ def _interval(ends: object, digits: int = 2) -> str:
     return f"[{low}, {high}]"
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]], left: int, right: int | None = None) -> list[str]:
+    """Columns side by side: the first ``left`` begin at the left, then come numbers, and words from ``right`` on."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    words = len(widths) if right is None else right
     return [
         "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i < left or i >= words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -11,9 +13,21 @@ if TYPE_CHECKING:
 
     from cascade_kp.config import TrunkConfig
 
-__all__ = ["BasicBlock", "Bottleneck", "Trunk", "conv_norm"]
+__all__ = ["BasicBlock", "Bottleneck", "Trunk", "conv_norm", "full_precision", "widened"]
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+
+
+def widened(x: Tensor) -> Tensor:
+    """The tensor in float32 if it is in half precision, otherwise as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """A context without autocast on the tensor's device: between 0.5 and 1, bfloat16 only has every 1/256 of a crop."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -70,13 +84,13 @@ class Bottleneck(nn.Module):
 class Trunk(nn.Module):
     """A ResNet without its classifier.
 
-    ``forward``: (N, 3, h, w) normalised float -> one feature map a stage, finest first, at strides 4, 8, 16, 32.
+    ``forward``: (N, inputs, h, w) normalised float -> one feature map a stage, finest first, at strides 4, 8, 16, 32.
     """
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(self, config: TrunkConfig, inputs: int = 3) -> None:
         super().__init__()
         block = Bottleneck if config.depth == 50 else BasicBlock
-        self.stem = nn.Sequential(conv_norm(3, config.width, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+        self.stem = nn.Sequential(conv_norm(inputs, config.width, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
         self.stages = nn.ModuleList()
         self.channels: list[int] = []
         inputs = config.width

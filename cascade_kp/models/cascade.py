@@ -167,7 +167,7 @@ class StageOne(nn.Module):
     ) -> tuple[Tensor, Prediction]:
         """Faces that the first pass takes for none may stand on their side or head: the turn it likes best is taken."""
         lost = (said.face < _SURE).nonzero()[:, 0]
-        if not len(lost):
+        if not len(lost) or net.config.design is not None:  # a design likes no turn better than another
             return frames, said
         size = net.config.input_px
         best = [frames[lost], said.points[lost], said.log_sigma[lost], said.face[lost]]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cascade_kp.models.blocks import Trunk, conv_norm
+from cascade_kp.models.blocks import Trunk, conv_norm, full_precision, widened
+from cascade_kp.models.designs import make_design
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PRIOR_LOG_SIGMA = -4.0
 PRIOR_LOG_SPREAD = -1.0
 MIN_SPREAD = 1e-6
+# Weight of a batch in a design's running uncertainty.
+_MOMENTUM = 0.02
 
 __all__ = [
     "MIN_SPREAD",
@@ -57,18 +59,6 @@ class Prediction(NamedTuple):
     covariance: Tensor | None = None
     logits: Tensor | None = None
     heat: Tensor | None = None
-
-
-def widened(x: Tensor) -> Tensor:
-    """The tensor in float32 if it is in half precision, otherwise as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """A context without autocast on the tensor's device: between 0.5 and 1, bfloat16 only has every 1/256 of a crop."""
-    kind = x.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
 def cell_moments(h: int, w: int) -> Tensor:
@@ -228,20 +218,34 @@ _HEADS: dict[str, type[DirectHead | SimCCHead | SoftArgmaxHead]] = {
 
 
 class KeypointNet(nn.Module):
-    """A trunk and a head, with the input's normalisation travelling inside.
+    """A trunk and a head, or a design, with the input's normalisation travelling inside.
 
     ``forward``: (N, 3, input_px, input_px) float RGB in [0, 255] -> :class:`Prediction`. What only losses need is
     computed in training mode only.
+
+    A design has no face score: its logit is zero. Nor has it an uncertainty: each point's is one constant, learnt from
+    its errors in training as a batch norm learns its statistics, and so not among the parameters.
+
+    Attributes:
+        design: the network of another system, in place of ``trunk`` and ``head``; None otherwise.
+        log_sigma: (K,) of a design.
     """
 
     def __init__(self, config: NetConfig, keypoints: int, *, face_score: bool = False) -> None:
         super().__init__()
         self.config = config
         self.keypoints = keypoints
-        self.register_buffer("mean", torch.tensor([124.0, 116.0, 104.0]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([58.0, 57.0, 57.0]).view(1, 3, 1, 1))
+        plain = config.design is None
+        self.register_buffer("mean", torch.tensor([124.0, 116.0, 104.0] if plain else [0.0] * 3).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([58.0, 57.0, 57.0] if plain else [255.0] * 3).view(1, 3, 1, 1))
         self.mean: Tensor
         self.std: Tensor
+        self.log_sigma: Tensor
+        self.design = None
+        if config.design is not None:
+            self.design = make_design(config.design, config.input_px, keypoints)
+            self.register_buffer("log_sigma", torch.full((keypoints,), PRIOR_LOG_SIGMA))
+            return
         self.trunk = Trunk(config.trunk)
         self.head = _HEADS[config.head](self.trunk.channels, keypoints, config, face_score=face_score)
 
@@ -249,5 +253,28 @@ class KeypointNet(nn.Module):
         """See the class."""
         # Convolutions on a CPU are faster in this layout.
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        if self.design is not None:
+            points: Tensor = self.design(x)
+            return Prediction(points, self.log_sigma.expand(len(points), -1), points.new_zeros(len(points)))
         prediction: Prediction = self.head(self.trunk(x))
         return prediction
+
+    @torch.no_grad()
+    def observe(self, points: Tensor, target: Tensor) -> None:
+        """Let a design learn its uncertainty: the running mean of each point's distance from its label.
+
+        Args:
+            points: (N, K, 2) as it predicted them.
+            target: (N, K, 2), same unit; NaN where there is no label.
+        """
+        if self.design is None:
+            return
+        distance = torch.linalg.vector_norm(widened(points) - target, dim=-1).nanmean(dim=0)
+        known = ~torch.isnan(distance)
+        sigma = self.log_sigma.exp()
+        moved = torch.lerp(sigma, torch.where(known, distance, sigma), _MOMENTUM)
+        self.log_sigma.copy_(moved.clamp_min(MIN_SPREAD).log())
+
+    def penalty(self) -> Tensor | None:
+        """What a design's weights cost beside the loss, crop units squared; None where nothing does."""
+        return None if self.design is None else self.design.penalty()

@@ -131,7 +131,7 @@ def make_loss(config: LossConfig, net: NetConfig | str, keypoints: int) -> Point
 
     Args:
         config: which, with its numbers.
-        net: the network it is for, or only the name of its head.
+        net: the network it is for, or only the name of its head; a design counts as a ``direct`` one.
         keypoints: how many points that network predicts.
 
     Returns:
@@ -158,7 +158,7 @@ def make_loss(config: LossConfig, net: NetConfig | str, keypoints: int) -> Point
     }
     if config.name not in makers:
         raise ConfigError(f"name: expected one of {list(makers)}, got {config.name!r}")
-    head = net if isinstance(net, str) else net.head
+    head = net if isinstance(net, str) else net.head if net.design is None else "direct"
     heads = _HEADS_FOR.get(config.name, _HEADS)
     if head not in heads:
         raise ConfigError(f"head: expected {' or '.join(map(repr, heads))} for the loss {config.name!r}, got {head!r}")

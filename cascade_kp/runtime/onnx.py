@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from cascade_kp.models.blocks import BasicBlock, Bottleneck, Trunk
+from cascade_kp.models.designs import LUMA, Design, LastStage, MeanFace, Parallel, Shortcut
 from cascade_kp.models.heads import (
     MIN_SPREAD,
     PRIOR_LOG_SIGMA,
@@ -96,14 +97,7 @@ def network_graph(net: KeypointNet) -> onnx.ModelProto:
     graph = _Graph()
     x = graph.node("Sub", "image", graph.constant(net.mean))
     x = graph.node("Div", x, graph.constant(net.std))
-    maps = _trunk(graph, net.trunk, x)
-    head = net.head
-    if isinstance(head, SoftArgmaxHead):
-        points, log_sigma, face = _soft_argmax(graph, head, maps)
-    elif isinstance(head, SimCCHead):
-        points, log_sigma, face = _simcc(graph, head, maps)
-    else:
-        points, log_sigma, face = _direct(graph, head, maps)
+    points, log_sigma, face = _design(graph, net, x) if net.design is not None else _head(graph, net, x)
     outputs = {"points": points, "log_sigma": log_sigma, "face": face}
     shapes: dict[str, list[str | int]] = {
         "points": ["n", net.keypoints, 2],
@@ -183,6 +177,13 @@ def _trunk(graph: _Graph, trunk: Trunk, x: str) -> list[str]:
     return maps
 
 
+def _head(graph: _Graph, net: KeypointNet, x: str) -> tuple[str, str, str]:
+    maps, head = _trunk(graph, net.trunk, x), net.head
+    if isinstance(head, SoftArgmaxHead):
+        return _soft_argmax(graph, head, maps)
+    return _simcc(graph, head, maps) if isinstance(head, SimCCHead) else _direct(graph, head, maps)
+
+
 def _doubt(graph: _Graph, doubt: DoubtHead, last: str, prior: float) -> tuple[str, str]:
     pooled = graph.node("Flatten", graph.node("GlobalAveragePool", last))
     values = graph.linear(pooled, doubt.linear)
@@ -252,3 +253,68 @@ def _doubt_and_spread(graph: _Graph, doubt: DoubtHead, last: str, variance: str)
     log_spread = graph.node("Mul", graph.node("Log", spread), half)
     logs, face = _doubt(graph, doubt, last, PRIOR_LOG_SPREAD)
     return graph.node("Add", logs, log_spread), face
+
+
+# ----------------------------------------------------------------------------------------------------------- designs
+
+
+def _design(graph: _Graph, net: KeypointNet, x: str) -> tuple[str, str, str]:
+    mean = graph.node("ReduceMean", x, axes=[1, 2, 3], keepdims=0)
+    face = graph.node("Mul", mean, graph.constant(np.array(0, np.float32)))  # a zero for each image
+    zeros = graph.node("Unsqueeze", face, graph.constant([1]))
+    log_sigma = graph.node("Add", zeros, graph.constant(net.log_sigma[None]))
+    design = net.design
+    if isinstance(design, MeanFace):
+        zeros = graph.node("Unsqueeze", zeros, graph.constant([2]))
+        return graph.node("Add", zeros, graph.constant(design.face[None])), log_sigma, face
+    design = cast("Design", design)
+    if design.grey:
+        x = graph.node("Conv", x, graph.constant(torch.tensor(LUMA).view(1, 3, 1, 1)))
+    x = graph.node("Flatten", _module(graph, design.features, x))
+    x = _module(graph, design.squash, graph.linear(_module(graph, design.dense, x), design.points))
+    return graph.node("Reshape", x, graph.constant([0, -1, 2])), log_sigma, face
+
+
+def _module(graph: _Graph, module: nn.Module, x: str) -> str:
+    """A module of a design, as nodes.
+
+    Raises:
+        NotImplementedError: there is no rule for such a module.
+    """
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            x = _module(graph, child, x)
+        return x
+    if isinstance(module, Shortcut):
+        return graph.node("Add", x, _module(graph, module.inner, x))
+    if isinstance(module, Parallel):
+        return graph.node("Concat", *[_module(graph, branch, x) for branch in module.branches], axis=1)
+    if isinstance(module, LastStage):
+        return _trunk(graph, module.trunk, x)[-1]
+    return _layer(graph, module, x)
+
+
+def _layer(graph: _Graph, layer: nn.Module, x: str) -> str:
+    if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        return graph.conv(x, layer) if isinstance(layer, nn.Conv2d) else graph.linear(x, layer)
+    if isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)):
+        kernel, stride = cast("int", layer.kernel_size), cast("int", layer.stride)
+        pool = "MaxPool" if isinstance(layer, nn.MaxPool2d) else "AveragePool"
+        return graph.node(pool, x, kernel_shape=[kernel] * 2, strides=[stride] * 2)
+    if isinstance(layer, nn.LeakyReLU):
+        return graph.node("LeakyRelu", x, alpha=layer.negative_slope)
+    if isinstance(layer, nn.Unflatten):
+        return graph.node("Reshape", x, graph.constant([0, *cast("tuple[int, ...]", layer.unflattened_size)]))
+    if isinstance(layer, (nn.Identity, nn.Dropout)):
+        return x
+    if type(layer) not in _ONE_NODE:
+        raise NotImplementedError(f"{type(layer).__name__}: expected a module that can be written as ONNX")
+    return graph.node(_ONE_NODE[type(layer)], x)
+
+
+_ONE_NODE: dict[type[nn.Module], str] = {
+    nn.ReLU: "Relu",
+    nn.Sigmoid: "Sigmoid",
+    nn.Flatten: "Flatten",
+    nn.AdaptiveAvgPool2d: "GlobalAveragePool",
+}

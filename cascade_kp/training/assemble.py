@@ -183,8 +183,9 @@ def protocol(scheme: Scheme, count: int) -> str:
     unit = "inter-ocular NME" if scheme.inter_ocular is not None else "NME over the root of the box's area"
     return (
         f"mean {unit} on the {count} validation faces that calibration used, none of them trained on here; truth = "
-        "tight boxes of the labels, jitter = these moved as in training; coarse = stage one alone, points = regions "
-        "cropped round its points, boxes = in the box network's boxes, oracle = round the labels"
+        "tight boxes of the labels, jitter = these moved as in training, picture = the whole picture in their place; "
+        "coarse = stage one alone, points = regions cropped round its points, boxes = in the box network's boxes, "
+        "oracle = round the labels"
     )
 
 
@@ -207,7 +208,9 @@ class _Batch(NamedTuple):
 
 
 def _box_sources(pool: Pool, jitter: Sequence[JitterConfig]) -> dict[str, Tensor]:
-    truth = geometry.tight_box(pool.anchors)
+    if pool.boxes is not None:
+        return {"picture": pool.boxes}
+    truth = pool.given
     return {"truth": truth, "jitter": _moved(truth, jitter[0])}
 
 

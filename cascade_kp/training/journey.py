@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -15,17 +16,15 @@ import torch
 from cascade_kp import geometry
 from cascade_kp.data.cache import build_cache
 from cascade_kp.data.missing import refuse_unlabelled
-from cascade_kp.data.readers import Samples, read_300w, read_split
+from cascade_kp.data.readers import Samples, read_samples, read_split
 from cascade_kp.errors import ConfigError, DataError
 from cascade_kp.models.cascade import Cascade
-from cascade_kp.models.heads import KeypointNet
 from cascade_kp.schemes import Scheme, load_scheme
 from cascade_kp.training.assemble import (
     assemble,
     describe,
     fit_placement,
     load_stage_one,
-    network_weights,
     taken_from,
     validation_table,
     weights_in,
@@ -33,9 +32,10 @@ from cascade_kp.training.assemble import (
 from cascade_kp.training.checkpoint import check_room
 from cascade_kp.training.loop import train_part
 from cascade_kp.training.parts import Faces, Pool, Sources, parts_of, reference_shape
-from cascade_kp.training.recipe import Recipe, RunConfig, load_recipe
+from cascade_kp.training.recipe import DataConfig, Recipe, RunConfig, load_recipe
 from cascade_kp.training.teach import Teacher
 from cascade_kp.training.validate import HeldOut
+from cascade_kp.training.warm_start import warm_weights
 from cascade_kp.weights import load_model, model_path, save_model
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cascade_kp.config import MissingPolicy
-    from cascade_kp.training.parts import Part
     from cascade_kp.weights import ModelInfo
 
 __all__ = ["Trained", "hold_out", "load_faces", "make_fabric", "train"]
 
 _log = logging.getLogger(__name__)
 
+_SUFFIX = ".safetensors"
 _HELD_OUT = 0.1
 _MB = 1 << 20
 
@@ -107,7 +107,7 @@ def train(
         KeyboardInterrupt: it was interrupted; a checkpoint is saved first.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(os.fspath(recipe))
-    scheme = load_scheme(chosen.scheme)
+    scheme = _scheme(chosen)
     known = parts_of(chosen, scheme)
     for name in only:
         if name not in known:
@@ -115,6 +115,7 @@ def train(
     folder = Path(out)
     path = Path(save) if save is not None else folder / f"{chosen.name}.safetensors"
     start = start if start is not None else chosen.start or None
+    _check_save(path, chosen)
     begun = _begun(start, path, chosen, scheme) if start is not None else None
     check_room(path.parent, _MB)
     fabric = make_fabric(chosen.run)
@@ -142,7 +143,7 @@ def train(
             folder,
             seed=chosen.seed,
             validator=validator,
-            start=_namesake(settings.warm_start, part) if settings.warm_start else None,
+            start=warm_weights(settings.warm_start, part, scheme) if settings.warm_start else None,
             quiet=quiet,
         )
     if only or not fabric.is_global_zero:
@@ -151,6 +152,22 @@ def train(
     table = validation_table(cascade, faces.validation, chosen.box_jitter)
     save_model(path, cascade, describe(cascade, chosen, faces, table, begun))
     return Trained(path, table)
+
+
+def _scheme(recipe: Recipe) -> Scheme:
+    """That of the recipe, which a model file may tell too."""
+    return load_model(recipe.scheme)[1].scheme if recipe.scheme.endswith(_SUFFIX) else load_scheme(recipe.scheme)
+
+
+def _check_save(path: Path, recipe: Recipe) -> None:
+    """Refuse to write a model over what is none, or over one that this training begins with or learns from."""
+    if path.suffix != _SUFFIX:
+        raise ConfigError(f"save: expected a file that ends in {_SUFFIX}, got {path}")
+    used = {recipe.data.teacher, recipe.first.warm_start, recipe.coarse.warm_start, recipe.boxes.warm_start}
+    used |= {part.warm_start for part in recipe.regions.values()} | {recipe.scheme}
+    for name in used:
+        if name.endswith(_SUFFIX) and path.exists() and Path(name).exists() and path.samefile(name):
+            raise ConfigError(f"save: expected another file than a model that is learnt from, got {path}")
 
 
 def _begun(start: str | os.PathLike[str], save: Path, recipe: Recipe, scheme: Scheme) -> tuple[Cascade, ModelInfo]:
@@ -163,26 +180,6 @@ def _begun(start: str | os.PathLike[str], save: Path, recipe: Recipe, scheme: Sc
     if not taken_from(cascade, recipe):
         raise ConfigError("start: expected a model of which the recipe configures some network alike, got none")
     return cascade, info
-
-
-def _namesake(model: str, part: Part) -> dict[str, Tensor]:
-    """The weights of a model's network of the same name.
-
-    Raises:
-        ConfigError: it has none of that name, or one whose weights do not fit.
-    """
-    weights = network_weights(load_model(model)[0], part.name)
-    if weights is None:
-        raise ConfigError(f"{part.name}.warm_start: expected a model with a network {part.name!r}, got {model!r}")
-    wanted = KeypointNet(part.net, part.outputs, face_score=part.judges).state_dict()
-    wrong = [key for key in wanted if key not in weights or weights[key].shape != wanted[key].shape]
-    if wrong or len(weights) != len(wanted):
-        what = f"{wrong[0]!r} is another" if wrong else "it has more of them"
-        raise ConfigError(
-            f"{part.name}.warm_start: expected weights of the same shapes in {model!r}, but {what}; "
-            "only input_px may be another"
-        )
-    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def make_fabric(run: RunConfig) -> Fabric:
@@ -228,10 +225,13 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         cache: folder of the working crops' cache files.
 
     Raises:
+        SchemeError: the labels cannot be converted to the scheme.
         DataError: a folder or list is missing or broken, the list names a face that is not there, or nothing is left
             to learn from or to validate on.
     """
-    held = None
+    held, config = None, recipe.data
+    fold = (config.fold, config.folds) if config.folds else None
+    read = functools.partial(_read, config, data, scheme)
     if recipe.data.validation:
         listed = splits / recipe.data.validation
         if not listed.is_file():
@@ -239,15 +239,18 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
         held = set(read_split(listed))
     train, validation, unseen = [], [], set(held or ())
     for folder in recipe.data.train:
-        samples = read_300w(data / folder, scheme=scheme)
+        samples = read(folder)
         names = [f"{folder}/{name}" for name in samples.names]
         unseen -= set(names)
-        inside = np.array([name in held for name in names]) if held is not None else hold_out(samples)
+        if held is not None:
+            inside = np.array([name in held for name in names])
+        else:
+            inside = hold_out(samples, config.validation_share, config.validation_seed, fold)
         train.append(samples.select(np.flatnonzero(~inside)))
         validation.append(samples.select(np.flatnonzero(inside)))
     if unseen:
         raise DataError(f"{recipe.data.validation}: names {len(unseen)} faces that are not there, as {min(unseen)}")
-    extra = [read_300w(data / folder, scheme=scheme) for folder in recipe.data.extra]
+    extra = [read(folder) for folder in recipe.data.extra]
     for what, parts in (("to train on", train), ("for validation", validation)):
         if not sum(len(part) for part in parts):
             raise DataError(f"{data}: expected faces {what} in {list(recipe.data.train)}, got none")
@@ -259,14 +262,11 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
     def pool(parts: list[Samples], missing: MissingPolicy) -> Pool:
         placed = [_placeable(part, reference) for part in parts]
         model = recipe.model
-        crops = build_cache(
-            [part for part, _ in placed],
-            cache,
-            model.working_face_px,
-            model.working_context,
-            boxes=[boxes for _, boxes in placed],
-        )
-        return Pool.of(crops, reference, missing, scheme.keypoints)
+        boxes = [_pictures(part) if model.whole_picture else box for part, box in placed]
+        chosen = [part for part, _ in placed]
+        crops = build_cache(chosen, cache, model.working_face_px, model.working_context, boxes=boxes)
+        given = torch.from_numpy(np.concatenate(boxes)) if model.whole_picture else None
+        return Pool.of(crops, reference, missing, scheme.keypoints, given)
 
     policy = recipe.data.missing
     learnt, further = pool(train, policy), pool(extra, policy) if extra else None
@@ -277,11 +277,19 @@ def load_faces(recipe: Recipe, scheme: Scheme, data: Path, splits: Path, cache: 
     return Faces(learnt, further, pool(validation, "mask"), reference)
 
 
+def _read(config: DataConfig, data: Path, scheme: Scheme, folder: str) -> Samples:
+    """The faces of a folder or annotation file below the data root, as points of the recipe's scheme."""
+    labels = load_scheme(config.labels) if config.labels else scheme
+    images = data / config.images if config.images else None
+    samples = read_samples(data / folder, labels, frame=config.frame or None, images=images)
+    return samples if labels == scheme else samples.converted(scheme)
+
+
 def _placeable(samples: Samples, reference: Tensor) -> tuple[Samples, NDArray[np.float32]]:
     """The faces whose whole box is known or can be estimated from what is labelled, and these (N, 4) boxes, px."""
     whole = geometry.complete(torch.from_numpy(samples.keypoints), reference)
     boxes = geometry.tight_box(whole)
-    known = ~torch.isnan(whole).flatten(1).all(dim=1) & ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) > 1.0)
+    known = ~torch.isnan(whole).flatten(1).all(dim=1) & ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1) > 1.0)
     if not known.all():
         first = samples.paths[int((~known).nonzero()[0])]
         _log.warning(
@@ -289,6 +297,12 @@ def _placeable(samples: Samples, reference: Tensor) -> tuple[Samples, NDArray[np
         )
     kept = known.nonzero()[:, 0]
     return samples.select(kept.tolist()), boxes[kept].numpy()
+
+
+def _pictures(samples: Samples) -> NDArray[np.float32]:
+    """(N, 4) xyxy px, the boxes of the whole pictures."""
+    sizes = [sample["image"].shape[:2] for sample in samples]  # decoded: a header does not say which way up
+    return np.array([[0, 0, w, h] for h, w in sizes], np.float32).reshape(-1, 4)
 
 
 def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> None:
@@ -306,15 +320,31 @@ def refuse_overlap(train: Sequence[Samples], validation: Sequence[Samples]) -> N
         )
 
 
-def hold_out(samples: Samples) -> NDArray[np.bool_]:
-    """(N,) bool: about one picture in ten, chosen by a hash of its path below the root, always the same ones.
+def hold_out(
+    samples: Samples, share: float = _HELD_OUT, seed: int = 0, fold: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
+    """(N,) bool: about one picture in ten, chosen by a hash of its path from the root, always the same ones.
 
-    All faces of a picture go the same way. Of few pictures at least one is held out.
+    All faces of a picture go the same way. Of few pictures at least one is held out, and at least one is not.
+
+    Args:
+        samples: the faces.
+        share: of the pictures that is held out.
+        seed: another one chooses other pictures.
+        fold: i and k for the i-th (from 0) of k parts of about the same size in place of the share; together these are
+            all pictures, each in one of them.
+
+    Raises:
+        DataError: there are more folds than pictures.
     """
-    pictures = [Path(path).relative_to(samples.root).as_posix() for path in samples.paths]
-    ranks = {name: hashlib.blake2b(name.encode(), digest_size=8).digest() for name in set(pictures)}
-    count = max(1, round(len(ranks) * _HELD_OUT)) if len(ranks) > 1 else 0
-    held = set(sorted(ranks, key=lambda name: ranks[name])[:count])
+    pictures = [Path(os.path.relpath(path, samples.root)).as_posix() for path in samples.paths]
+    key = str(seed).encode() if seed else b""
+    ranks = {name: hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in set(pictures)}
+    count = min(max(1, round(len(ranks) * share)), len(ranks) - 1) if len(ranks) > 1 else 0
+    if fold is not None and fold[1] > len(ranks):
+        raise DataError(f"folds: expected at most {len(ranks)}, as many as there are pictures, got {fold[1]}")
+    first, last = (0, count) if fold is None else (len(ranks) * (fold[0] + i) // fold[1] for i in (0, 1))
+    held = set(sorted(ranks, key=lambda name: ranks[name])[first:last])
     return np.array([name in held for name in pictures])
 
 

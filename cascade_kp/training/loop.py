@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -63,12 +63,14 @@ class Trainee(nn.Module):
         super().__init__()
         self.net = KeypointNet(part.net, part.outputs, face_score=part.judges)
         self.net.to(memory_format=torch.channels_last)
-        self.loss = make_loss(config.loss, part.net.head, part.outputs)
+        self.loss = make_loss(config.loss, part.net, part.outputs)
         self.by_face = torch.zeros(0)
 
     def forward(self, images: Tensor, targets: Tensor, face: Tensor) -> Tensor:
         """The sums over labels of the points', the uncertainty's and the face score's loss, (3,)."""
         said = self.net(images)
+        if self.training:
+            self.net.observe(said.points.detach(), targets)
         doubt = distance_nll(said.points, said.log_sigma, targets).sum()
         if self.loss.trains_sigma:
             doubt = doubt.detach()  # a figure only
@@ -209,6 +211,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
     module, optimiser = fabric.setup(state.trainee, state.optimiser)
     weights = _weights(part, config).to(fabric.device)
     losses = _Losses(fabric, part, config, sources, name, steps)
+    drops = any(isinstance(layer, nn.Dropout) for layer in state.trainee.modules())
     began, drawing, sums, done = time.monotonic(), 0.0, torch.zeros(len(_TERMS), device=fabric.device), 0
 
     with ExitStack() as stack:
@@ -232,8 +235,10 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
                 for group in state.optimiser.param_groups:
                     group["lr"] = config.optim.lr * state.schedule.rate(state.step)
                 state.trainee.train()
-                terms = module(*batch) / _total(fabric, _labels(batch)).clamp_min(1.0)
-                fabric.backward((terms * weights).sum() * fabric.world_size)
+                with _own_noise(fabric, name, state.step) if drops else nullcontext():
+                    terms = module(*batch) / _total(fabric, _labels(batch)).clamp_min(1.0)
+                cost, penalty = (terms * weights).sum() * fabric.world_size, state.trainee.net.penalty()
+                fabric.backward(cost if penalty is None else cost + penalty)
                 if config.optim.clip > 0.0:
                     fabric.clip_gradients(module, optimiser, max_norm=config.optim.clip, error_if_nonfinite=False)
                 optimiser.step()
@@ -313,7 +318,13 @@ def _asked(
         "extra_share": [sources.share, sources.until],
         "start": "" if start is None else _digest(start),
     }
-    described["training"].pop("sheet_every")
+    network, training = described["network"], described["training"]
+    training.pop("sheet_every")
+    training.pop("warm_start")  # the weights themselves are told below, wherever they lie
+    # What came later is told where it is used, so that a training that was begun before it goes on.
+    for table, key in ((network, "boxed"), (network["net"], "design"), (training, "ninefold")):
+        if not table[key]:
+            del table[key]
     result: dict[str, Any] = json.loads(json.dumps(described))
     return result
 
@@ -331,6 +342,7 @@ def _resume(fabric: Fabric, state: State, path: Path, asked: dict[str, Any]) -> 
     saved = fabric.broadcast(saved) if fabric.world_size > 1 else saved
     if saved is None or saved["step"] == 0:  # nothing has been learnt yet: what was asked for before is no matter
         return
+    saved["asked"]["training"].pop("warm_start", None)
     changed = changes(saved["asked"], asked)
     if changed:
         raise ConfigError(
@@ -344,6 +356,14 @@ def _labels(batch: Batch) -> Tensor:
     """How many labels each of :class:`Trainee`'s losses sums over, (3,)."""
     points = (~torch.isnan(batch.targets).any(dim=-1)).sum()
     return torch.stack([points, points, points.new_tensor(len(batch.face))]).float()
+
+
+@contextmanager
+def _own_noise(fabric: Fabric, seed: str, step: int) -> Iterator[None]:
+    """Dropout draws from torch's global generators: in here they stand where this step has them, and then as before."""
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        torch.manual_seed(step_generator(f"{seed} dropout {fabric.global_rank}", step).initial_seed())
+        yield
 
 
 def _now(fabric: Fabric, *, timed: bool) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cascade_kp import geometry
 from cascade_kp.config import CascadeConfig, NetConfig
-from cascade_kp.data.augment import photometric
+from cascade_kp.data.augment import KINDS, ninefold_moves, ninefold_pixels, photometric
 from cascade_kp.data.cache import FaceCrops
 from cascade_kp.data.missing import fill_missing
 from cascade_kp.data.sampling import jittered_frames, non_face_frames
@@ -62,6 +62,7 @@ class Part:
         mirrored: what those points are called before mirroring: ``flip[members]``. For an eye this is the other eye.
         corners: predict the corners of these point groups' boxes instead of points (the box network).
         judges: also says whether there is a face at all (stage one's first pass).
+        boxed: cropped in the boxes that stage one is given (see ``Pool``), and not round its points.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Part:
     mirrored: list[int]
     corners: tuple[list[int], ...] = ()
     judges: bool = False
+    boxed: bool = False
 
     @staticmethod
     def of(name: str, net: NetConfig, margin: float, members: list[int], scheme: Scheme) -> Part:
@@ -101,6 +103,7 @@ class Pool:
         anchors: (N, K, 2) px, canvas frame: the labels, with an estimate where a label is missing. They place crops
             and give the unit of errors; they are never learnt.
         rolls: (N,) radians.
+        boxes: (N, 4) xyxy px, canvas frame, which stage one is given; None for the tight boxes of the anchors.
     """
 
     crops: FaceCrops
@@ -108,13 +111,18 @@ class Pool:
     points: Tensor
     anchors: Tensor
     rolls: Tensor
+    boxes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @staticmethod
     def of(
-        crops: FaceCrops, reference: Tensor, missing: MissingPolicy = "mask", names: tuple[str, ...] | None = None
+        crops: FaceCrops,
+        reference: Tensor,
+        missing: MissingPolicy = "mask",
+        names: tuple[str, ...] | None = None,
+        boxes: Tensor | None = None,
     ) -> Pool:
         """All faces of some crops.
 
@@ -123,10 +131,20 @@ class Pool:
             reference: (K, 2) mean shape; missing points are estimated by it from the labelled ones.
             missing: what becomes of missing labels, as in :func:`cascade_kp.data.missing.fill_missing`.
             names: of the keypoints, for messages.
+            boxes: (M, 4) xyxy px, image frame, that stage one is given; by default the tight ones of the anchors.
         """
         points, kept = fill_missing(crops.keypoints, missing, reference, names=names)
         anchors = geometry.complete(points, reference)
-        return Pool(crops, kept.numpy().astype(np.intp), points, anchors, geometry.roll_angle(anchors, reference))
+        if boxes is not None:
+            inverse = geometry.invert(crops.to_image[kept])
+            boxes = geometry.apply(inverse, boxes[kept].unflatten(1, (2, 2))).flatten(1)
+        rolls = geometry.roll_angle(anchors, reference)
+        return Pool(crops, kept.numpy().astype(np.intp), points, anchors, rolls, boxes)
+
+    @property
+    def given(self) -> Tensor:
+        """(N, 4) xyxy px, canvas frame: the boxes that stage one is given where they are not moved."""
+        return geometry.tight_box(self.anchors) if self.boxes is None else self.boxes
 
     def names(self, indices: NDArray[np.intp]) -> list[str]:
         """Where some of the faces came from."""
@@ -135,7 +153,8 @@ class Pool:
     def fingerprint(self) -> str:
         """SHA-256 of pixels, labels and places."""
         digest = hashlib.sha256(self.crops.fingerprint().encode())
-        for array in (self.rows, self.points.numpy(), self.anchors.numpy(), self.rolls.numpy()):
+        given = [] if self.boxes is None else [self.boxes.numpy()]
+        for array in (self.rows, self.points.numpy(), self.anchors.numpy(), self.rolls.numpy(), *given):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -250,7 +269,8 @@ def face_units(anchors: Tensor, scheme: Scheme) -> Tensor:
     """
     if scheme.inter_ocular is None:
         box = geometry.tight_box(anchors)
-        return (box[:, 2:] - box[:, :2]).prod(dim=1).sqrt()
+        root = (box[:, 2:] - box[:, :2]).prod(dim=1).sqrt()
+        return torch.where(root > 0, root, torch.nan)
     a, b = scheme.inter_ocular
     distance: Tensor = (anchors[:, a] - anchors[:, b]).norm(dim=-1)
     return distance
@@ -289,6 +309,8 @@ def place(part: Part, config: PartConfig, pool: Pool, indices: NDArray[np.intp],
     mirror = torch.where(own & other, mirror, other)[:, None, None]
     wanted = torch.where(mirror, points[:, part.mirrored], points[:, part.members])
     placing = torch.where(mirror, anchors[:, part.mirrored], anchors[:, part.members])
+    if part.boxed:
+        placing = pool.given[chosen][:, [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(1, (4, 2))
     frames = jittered_frames(placing, pool.rolls[chosen], config.jitter, part.margin, size, generator)
     frames = torch.where(mirror, geometry.flip_frames(frames, size), frames)
     targets = part.targets(geometry.apply(geometry.invert(frames), wanted) / size)
@@ -341,10 +363,18 @@ def draw_batch(
         device: where the pixels are worked on.
     """
     frames, targets, face = place(part, config, pool, indices, generator)
-    n = len(indices)
+    n, size = len(indices), part.net.input_px
+    kinds = torch.zeros(n, dtype=torch.long)
+    if config.ninefold:
+        kinds = torch.randint(len(KINDS), (n,), generator=generator)
+        moves = ninefold_moves(kinds, size, generator)
+        frames = geometry.compose(frames, moves)
+        targets = geometry.apply(geometry.invert(moves), targets * size) / size
     mine = slice(n * share[0] // share[1], n * (share[0] + 1) // share[1])
-    images = pool.read(indices[mine], frames[mine], part.net.input_px, device)
+    images = pool.read(indices[mine], frames[mine], size, device)
     images = photometric(images, config.photometric, generator, total=n, start=mine.start)
+    if config.ninefold:
+        images = ninefold_pixels(images, kinds, generator, start=mine.start)
     return Batch(images, targets[mine].to(device), face[mine].to(device))
 
 
@@ -358,8 +388,9 @@ def parts_of(recipe: Recipe, scheme: Scheme) -> dict[str, tuple[Part, PartConfig
     if model.first is not None:
         first = replace(Part.of("first", model.first, model.margin, everything, scheme), judges=True)
         found["first"] = (first, recipe.first)
-    coarse = replace(Part.of("coarse", model.coarse, model.margin, everything, scheme), judges=model.first is None)
-    found["coarse"] = (coarse, recipe.coarse)
+    judges = model.first is None and model.coarse.design is None
+    coarse = Part.of("coarse", model.coarse, model.margin, everything, scheme)
+    found["coarse"] = (replace(coarse, judges=judges, boxed=model.whole_picture), recipe.coarse)
     if model.boxes is not None:
         groups = tuple(list(scheme.region(name)) for name in model.regions)
         part = Part("boxes", model.boxes, model.margin, everything, list(scheme.flip), groups)

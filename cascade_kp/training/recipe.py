@@ -33,6 +33,7 @@ from cascade_kp.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from importlib.resources.abc import Traversable
 
 __all__ = [
     "DataConfig",
@@ -55,16 +56,23 @@ class DataConfig:
     """Which faces.
 
     Attributes:
-        train: folders below the data root, joined.
-        extra: further folders, of weaker labels.
+        train: folders or annotation files below the data root, joined.
+        extra: further ones, of weaker labels.
         extra_share: share of the batches taken from ``extra``.
         extra_until: share of the steps after which ``extra`` is left out, so that the good labels have the last word.
-        validation: name of a split list in ``datasets/``; its faces are taken out of ``train``. Empty: one picture in
-            ten of ``train``, chosen by a hash of its name, always the same ones.
+        validation: name of a split list in ``datasets/``; its faces are taken out of ``train``. Empty: a share of the
+            pictures of ``train``, chosen by a hash of their names, always the same ones.
         missing: what becomes of faces with missing labels: ``mask`` leaves these points out of the loss, ``drop``
             leaves such faces out, ``mean``, ``median`` and ``previous`` fill the gaps in.
         teacher: a model's name or file, of the same scheme, whose answers are learnt too (distillation); none if empty.
         teacher_share: of its answers in the labels of ``train``. On ``extra`` they replace the labels.
+        validation_share: that share, where there is no list: 0.15 splits 85:15.
+        validation_seed: another one chooses other pictures.
+        folds: so many parts of about the same size in place of that share, one of which is for validation; 0 for none.
+        fold: which, from 0.
+        labels: name or path of the scheme of the labels where it is not the recipe's; they are converted to it.
+        frame: of annotation files that do not state it, as of :func:`cascade_kp.read_samples`; empty if all do.
+        images: folder below the data root of the pictures that annotation files name; empty for the files' own.
     """
 
     train: tuple[str, ...]
@@ -75,11 +83,23 @@ class DataConfig:
     missing: MissingPolicy = "mask"
     teacher: str = ""
     teacher_share: float = 0.5
+    validation_share: float = 0.1
+    validation_seed: int = 0
+    folds: int = 0
+    fold: int = 0
+    labels: str = ""
+    frame: str = ""
+    images: str = ""
 
     def __post_init__(self) -> None:
         check(bool(self.train), "train", "at least one folder", "none")
         for name in ("extra_share", "extra_until", "teacher_share"):
             check(0.0 <= getattr(self, name) <= 1.0, name, "0 to 1", getattr(self, name))
+        share = self.validation_share
+        check(0.0 < share < 1.0, "validation_share", "between 0 and 1", share)
+        check(self.folds == 0 or self.folds >= 2, "folds", "0, or at least 2", self.folds)
+        check(not (self.folds and self.validation), "folds", "0 beside a validation list", self.folds)
+        check(0 <= self.fold < max(1, self.folds), "fold", f"0 to {max(1, self.folds) - 1}", self.fold)
 
 
 @dataclass(frozen=True)
@@ -163,6 +183,8 @@ class PartConfig:
         non_faces: share of each batch that shows no face (stage one only).
         warm_start: a model's name or file: training starts from the weights of its network of the same name, which may
             have another ``input_px`` and differs in nothing else that has weights. Random weights if empty.
+        ninefold: on top of ``jitter`` and ``photometric``, make of each face one of nine, by chance: itself, turned by
+            quarters, with Gaussian, Poisson or salt-and-pepper noise, brighter, darker, moved, or blurred.
     """
 
     steps: int = 10_000
@@ -181,6 +203,7 @@ class PartConfig:
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     non_faces: float = 0.0
     warm_start: str = ""
+    ninefold: bool = False
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, "steps", "at least 1", self.steps)
@@ -259,6 +282,12 @@ class Recipe:
         if self.model.first is not None and self.coarse.non_faces:
             share = self.coarse.non_faces
             raise ConfigError(f"coarse.non_faces: expected 0 where the network that judges is [first], got {share}")
+        design = self.model.coarse.design
+        if design is not None and self.coarse.non_faces:
+            share = self.coarse.non_faces
+            raise ConfigError(f"coarse.non_faces: expected 0, as the design {design.name!r} judges no box, got {share}")
+        if self.model.boxes is not None and self.boxes.ninefold:
+            raise ConfigError("boxes.ninefold: expected false, as a turned box has other corners, got true")
 
     @property
     def box_jitter(self) -> tuple[JitterConfig, ...]:
@@ -307,6 +336,7 @@ def region_recipe(*, scratch: bool, epochs: int | None = None) -> RegionRecipe:
 
 
 T = TypeVar("T")
+_RECIPES = resources.files("cascade_kp") / "assets" / "recipes"
 _SHARED = frozenset(f.name for f in dataclasses.fields(PartConfig))
 # Said for every network, these are meant for the ones that they exist for.
 _FOR_REGIONS, _FOR_JUDGE = "placement", "non_faces"
@@ -315,9 +345,12 @@ _WINS: dict[str, tuple[str, object]] = {"steps": ("epochs", 0), "jitter": ("plac
 
 
 def available_recipes() -> tuple[str, ...]:
-    """Names of the embedded recipes."""
-    folder = resources.files("cascade_kp") / "assets" / "recipes"
-    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+    """Names of the embedded recipes; those of other systems than ours begin with ``zoo/``."""
+    return tuple(sorted([*_recipes_in(_RECIPES), *(f"zoo/{name}" for name in _recipes_in(_RECIPES / "zoo"))]))
+
+
+def _recipes_in(folder: Traversable) -> list[str]:
+    return [item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")]
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
@@ -333,7 +366,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
     """
     path, known = Path(name_or_path), available_recipes()
     if str(name_or_path) in known:
-        text = (resources.files("cascade_kp") / "assets" / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
+        text = _RECIPES.joinpath(*f"{name_or_path}.toml".split("/")).read_text("utf-8")
     elif path.is_file():
         text = path.read_text(encoding="utf-8")
     else:

@@ -18,7 +18,7 @@ from cascade_kp import __version__, geometry
 from cascade_kp.config import CascadeConfig, to_dict
 from cascade_kp.data.cache import FaceCrops, build_cache
 from cascade_kp.data.missing import refuse_unlabelled
-from cascade_kp.data.readers import Samples, read_300w, read_split
+from cascade_kp.data.readers import Samples, read_samples, read_split
 from cascade_kp.errors import ConfigError, DataError, ModelError
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.pipeline import Pipeline
@@ -97,9 +97,9 @@ def retrain_region(  # noqa: PLR0913 (all but the first are keyword-only)
     Args:
         model: an embedded model's name or a model file; it is not touched.
         region: name of the region to train.
-        data: folder or folders of labelled faces, as :func:`cascade_kp.read_300w` reads them. Only the region's points
-            need labels: the others may be missing, or the files may hold the region's points alone. Faces that are not
-            labelled whole are found by the model itself.
+        data: folder or folders of labelled faces, or annotation files, as :func:`cascade_kp.read_samples` reads them.
+            Only the region's points need labels: the others may be missing, or ``.pts`` files may hold the region's
+            points alone. Faces that are not labelled whole are found by the model itself.
         out: the new model file; must not exist.
         epochs: passes through the training faces; by default what ``recipe`` says.
         scratch: start from random weights, not from the model's. Another architecture always does.
@@ -226,7 +226,7 @@ def _read(
 ) -> tuple[Pool, Pool, tuple[str, ...]]:
     """The faces to train on, those to validate on, and the names of pictures that could not be used."""
     scheme = cascade.scheme
-    read = [read_300w(folder, scheme=scheme, region=region) for folder in folders]
+    read = [read_samples(folder, scheme, region=region) for folder in folders]
     train, held = _split(read, validation, scheme, region)
     refuse_overlap(train, held)
     pools, unplaced = [], []
@@ -245,7 +245,7 @@ def _split(
     if validation is None:
         inside = [hold_out(samples) for samples in read]
     elif Path(validation).is_dir():
-        return read, [read_300w(validation, scheme=scheme, region=region)]
+        return read, [read_samples(validation, scheme, region=region)]
     else:
         inside = _listed(read, validation)
     return (

@@ -28,6 +28,7 @@ def root(tmp_path):
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     for path in (readme.ROOT / "benchmarks" / "results").glob("*.json"):
         shutil.copy(path, tmp_path / "benchmarks" / "results")
+    shutil.copytree(readme.ROOT / "benchmarks" / "results" / "zoo", tmp_path / "benchmarks" / "results" / "zoo")
     return tmp_path
 
 

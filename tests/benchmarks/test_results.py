@@ -20,7 +20,8 @@ jsonschema = pytest.importorskip("jsonschema")
 HOME = Path(record.__file__).resolve().parent
 RESULTS = HOME / "results"
 FILES = sorted(path for path in RESULTS.glob("*.json") if path.name != "schema.json")
-BY_NAME = {path.stem: path for path in FILES}
+ZOO = sorted((RESULTS / "zoo").glob("*.json"))  # one a row, called by it
+BY_NAME = {path.stem: path for path in FILES} | {f"zoo/{path.stem}": path for path in ZOO}
 
 needs_text = pytest.mark.skipif(not (HOME / "README.md").is_file(), reason="benchmarks/README.md is not there")
 
@@ -47,6 +48,20 @@ def test_result_has_the_form_of_the_schema(validator, path):
     result = json.loads(path.read_text(encoding="utf-8"))
     assert problems(validator, result) == []
     assert path.stem == result["kind"] or path.stem.startswith(f"{result['kind']}-")
+
+
+@pytest.mark.parametrize("path", ZOO, ids=lambda path: path.stem)
+def test_row_of_the_zoo_has_the_form_of_the_schema(validator, path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert problems(validator, result) == []
+    assert (result["kind"], result["settings"]["row"], result["settings"]["budget"]) == ("zoo", path.stem, "full")
+    if "by_face" in result:
+        squared, labelled = (np.array(result["by_face"][key]) for key in ("squared", "labelled"))
+        assert len(squared) == len(labelled) == result["data"]["tested"]
+        assert result["mse"] == pytest.approx(squared.sum() / labelled.sum(), rel=1e-4)
+        assert result["rmse"] == pytest.approx(result["mse"] ** 0.5)
+        low, high = result["rmse_ci95"]
+        assert low <= result["rmse"] <= high
 
 
 PEERS = {
@@ -115,6 +130,14 @@ BROKEN = [
     ("modes", ("rows", 0, "mode"), "detector"),
     ("detector", ("rows", 0, "photos", "recall"), 92.7),
     ("detector", ("rows", 0, "photos", "at", 0, "score"), 12.0),
+    ("zoo/simple_cnn", ("rmse",), 336.0),
+    ("zoo/simple_cnn", ("mae",), "2.2 px"),
+    ("zoo/simple_cnn", ("nme", "mean"), 12.58),
+    ("zoo/simple_cnn", ("data", "what"), "Kaggle's faces"),
+    ("zoo/simple_cnn", ("epochs", "done"), "DROP"),
+    ("zoo/simple_cnn", ("by_face",), "DROP"),
+    ("zoo/simple_cnn", ("accuracy",), 0.9),
+    ("zoo-missing", ("rows", 0, "rmse"), 287.0),
     ("evaluation-ibug68-common-truth", ("nme",), 3.25),
     ("evaluation-ibug68-common-truth", ("auc@0.08",), 59.5),
     ("evaluation-ibug68-common-truth", ("fr@0.08_ci95",), [0.0]),
@@ -189,9 +212,10 @@ def test_every_kind_result_and_command_is_described():
     text = (HOME / "README.md").read_text(encoding="utf-8")
     schema = json.loads((RESULTS / "schema.json").read_text(encoding="utf-8"))
     missing = [kind for kind in schema["properties"]["kind"]["enum"] if f"`{kind}`:" not in text]
-    modules = [path.stem for path in HOME.glob("*.py") if path.stem not in {"__init__", "record"}]
+    modules = [path.stem for path in HOME.glob("*.py") if path.stem not in {"__init__", "record", "systems"}]
     missing += [name for name in modules if f"python -m benchmarks.{name}" not in text]
     missing += [path.name for path in FILES if f"`results/{path.name}`" not in text]
+    missing += [path.name for path in ZOO if f"`results/zoo/{path.name}`" not in text]
     assert missing == []
     assert set(schema["properties"]["kind"]["enum"]) == {
         rule["if"]["properties"]["kind"]["const"] for rule in schema["allOf"]

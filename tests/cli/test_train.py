@@ -9,8 +9,12 @@ import sys
 import pytest
 import torch
 
+from cascade_kp import Pipeline
 from cascade_kp.cli import main
+from cascade_kp.data.readers import Samples, read_300w
 from cascade_kp.data.synthetic import write_synthetic
+from cascade_kp.data.tables import write_csv
+from cascade_kp.schemes import load_scheme
 from cascade_kp.weights import load_model, stored_tensors
 
 RECIPE = """
@@ -26,6 +30,13 @@ working_face_px = 48
 coarse = { input_px = 32, trunk = { width = 8, stages = 3 }, head_width = 16 }
 [model.regions]
 mouth = { net = { input_px = 32, trunk = { width = 8, stages = 3 }, head_width = 16 } }
+"""
+
+LIPS = """
+name = "lips"
+keypoints = ["right_end", "left_end", "below"]
+[regions]
+lips = ["right_end", "left_end", "below"]
 """
 
 
@@ -104,6 +115,8 @@ class TestTrain:
             (["--threads", "0"], "threads: expected at least 1, got 0"),
             (["--only", "nose"], "only: expected names among ['coarse', 'regions.mouth'], got 'nose'"),
             (["--start", "nothing"], "model: expected an embedded model"),
+            (["--folds", "1"], "folds: expected at least 2, got 1"),
+            (["--folds", "2", "--save", "one.safetensors"], "save: expected none with --folds"),
         ],
     )
     def test_wrong_usage(self, root, tmp_path, capsys, arguments, message):
@@ -118,13 +131,65 @@ class TestTrain:
         assert "recipe: expected one of" in err
         code, _, err = said(capsys, "train", root / "small.toml", "--data", tmp_path, "--out", tmp_path / "run")
         assert code == 2
-        assert "expected a folder with .pts files" in err
+        assert "a folder with .pts files, got nothing" in err
 
     def test_a_start_of_another_scheme(self, root, tmp_path, capsys):
         arguments = ["--data", root, "--out", tmp_path, "--scheme", "kaggle15", "--start", "ibug68"]
         code, _, err = said(capsys, "train", root / "small.toml", *arguments)
         assert code == 2
         assert "kaggle15" in err
+
+    def test_points_of_ones_own_need_no_recipe(self, root, model, tmp_path, capsys):
+        samples = read_300w(root / "faces")
+        (tmp_path / "lips.toml").write_text(LIPS)
+        scheme = load_scheme(tmp_path / "lips.toml")
+        entries = [entry._replace(keypoints=entry.keypoints[[48, 54, 57]]) for entry in samples.entries]
+        write_csv(tmp_path / "lips.csv", Samples(root, scheme, entries), scheme)
+        arguments = ["--init", model, "--scheme", tmp_path / "lips.toml", "--data", tmp_path / "lips.csv"]
+        short = ["--steps", "2", "--batch", "4", "--validate_every", "2"]
+        code, out, err = said(capsys, "train", *arguments, "--out", tmp_path / "run", *short)
+        assert code == 0, err
+        made = tmp_path / "run" / "lips.safetensors"
+        assert out.splitlines()[-1] == str(made)
+        _, info = load_model(made)
+        assert info.scheme == scheme
+        assert list(info.config.regions) == ["lips"]
+        assert "begun with the weights of small" in info.history[-1]["done"]
+        assert info.history[-1]["learnt_from"].keys() == {"small.safetensors"}
+        (face,) = Pipeline(made, detector=None, threads=1)(samples[0]["image"])
+        assert face.keypoints.shape == (3, 2)
+
+    def test_a_recipe_begun_with_a_models_weights(self, root, model, tmp_path, capsys):
+        arguments = ["--data", root, "--out", tmp_path, "--init", model, "--only", "coarse"]
+        code, _, err = said(capsys, "train", root / "small.toml", *arguments)
+        assert code == 0, err
+        assert torch.load(tmp_path / "coarse.pt", weights_only=True)["asked"]["start"]
+
+    def test_folds(self, root, tmp_path, capsys):
+        arguments = ["--data", root, "--out", tmp_path, "--folds", "2", "--steps", "2"]
+        code, out, err = said(capsys, "train", root / "small.toml", *arguments)
+        assert code == 0, err
+        paths = [tmp_path / f"fold-{i}" / f"small-fold{i}.safetensors" for i in (1, 2)]
+        assert out.splitlines()[-1] == f"{paths[0]},{paths[1]}"
+        tables = [load_model(path)[1].metrics[0]["nme"] for path in paths]
+        assert sum(load_model(path)[1].data["validation"]["faces"] for path in paths) == 24
+        mean = sum(table["truth points"]["all"] for table in tables) / 2
+        row = next(line for line in out.split("mean of the 2 folds")[1].splitlines() if line.startswith("truth points"))
+        assert float(row.split()[2]) == pytest.approx(100 * mean, abs=0.006)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "expected a RECIPE, or --init MODEL and --data FACES; got neither"),
+            (["--init", "nothing", "--data", "faces"], "model: expected an embedded model"),
+            (["--init", "ibug68", "--data", "nowhere"], "nowhere: expected an annotation file or a folder"),
+        ],
+    )
+    def test_neither_recipe_nor_model(self, tmp_path, capsys, monkeypatch, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        code, out, err = said(capsys, "train", *arguments)
+        assert (code, out) == (2, "")
+        assert message in err
 
 
 class TestRetrain:

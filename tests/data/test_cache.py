@@ -163,9 +163,10 @@ class TestReuse:
             write_pts(picture.with_name(f"{picture.stem}_{i}.pts"), points[0] + i)
         seen = []
 
-        def note(path):
-            seen.append(path)
-            return whole(path)
+        def note(face):
+            part, index = face
+            seen.append(part.paths[index])
+            return whole(face)
 
         whole = cache._picture_digest
         monkeypatch.setattr(cache, "_picture_digest", note)

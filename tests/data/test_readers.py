@@ -4,14 +4,18 @@ import logging
 import os
 import pickle
 
+import annotation_case as case
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data as pictures
 
-from cascade_kp.data.readers import read_300w, read_split, write_sample
+from cascade_kp.data.cache import build_cache
+from cascade_kp.data.readers import read_300w, read_samples, read_split, write_sample
+from cascade_kp.data.tables import write_csv
 from cascade_kp.errors import DataError, ImageError, InputError, SchemeError
 from cascade_kp.formats import write_pts
-from cascade_kp.schemes import Scheme, load_scheme
+from cascade_kp.schemes import Scheme, convert, load_scheme
 
 COUNTS = {"afw": 337, "helen/testset": 330, "helen/trainset": 872, "lfpw/testset": 224, "lfpw/trainset": 805}
 
@@ -132,6 +136,18 @@ class TestTree:
         assert read_300w(tmp_path, scheme=load_scheme("ibug51")).scheme.name == "ibug51"
         with pytest.raises(SchemeError, match="ibug5"):
             read_300w(tmp_path, scheme="ibug5")
+
+    def test_what_is_read_tells_other_schemes_too(self, tmp_path):
+        put(tmp_path, "photo", seed=4)
+        samples = read_300w(tmp_path)
+        for name in ("ibug51", "kaggle15", "nose7"):
+            scheme = load_scheme(name)
+            other = samples.converted(scheme)
+            assert (other.scheme, other.names, other.source) == (scheme, samples.names, tmp_path)
+            expected = convert(samples.keypoints, samples.scheme, scheme)
+            np.testing.assert_allclose(other.keypoints, expected, atol=1e-5)
+        with pytest.raises(SchemeError, match="cannot convert 'ibug68' to 'nose5'"):
+            samples.converted(load_scheme("nose5"))
 
     def test_one_point_has_no_extent_and_is_fine(self, tmp_path):
         put(tmp_path, "face", count=1)
@@ -308,6 +324,116 @@ class TestWriteSample:
         with pytest.raises(InputError, match="points must be"):
             write_sample(tmp_path, "face", np.zeros((4, 4, 3), np.uint8), points()[0])
         assert list(tmp_path.iterdir()) == []
+
+
+# What each kind of file is called here, what it holds, and how many faces it gives.
+TEXTS = {"dlib": case.dlib_text(), "cvat": case.cvat_text(), "coco": case.coco_text(), "csv": case.csv_text()}
+
+
+def put_any(folder, kind, name="annotations"):
+    """A file of some kind, with a name that says nothing, and its picture beside it."""
+    folder.mkdir(exist_ok=True)
+    if kind == "kaggle":
+        return case.put_kaggle(folder, case.kaggle_faces(), name=name)
+    case.put_picture(folder)
+    path = folder / name
+    path.write_text(TEXTS[kind])
+    return path
+
+
+class TestAnyKind:
+    @pytest.mark.parametrize("kind", TEXTS)
+    @pytest.mark.parametrize("start", ["", "\ufeff"])
+    def test_told_by_what_is_inside(self, tmp_path, kind, start):
+        path = put_any(tmp_path, kind)
+        path.write_text(start + path.read_text(), encoding="utf-8")
+        samples = read_samples(path, case.SCHEME)
+        np.testing.assert_allclose(samples.keypoints[0], case.POINTS)
+        assert samples.names == ("a",)
+        np.testing.assert_allclose(case.centroids(samples[0]["image"]), samples.keypoints[0], atol=0.02)
+        assert pickle.loads(pickle.dumps(samples)).names == samples.names  # noqa: S301 (our own bytes)
+
+    def test_kaggle_and_folders(self, tmp_path):
+        assert read_samples(put_any(tmp_path, "kaggle"), case.SCHEME).names[0] == "annotations#1"
+        np.savez(tmp_path / "face_images.npz", face_images=np.zeros((96, 96, 1), np.uint8))
+        (tmp_path / "facial_keypoints.csv").write_text("tip_x,tip_y\n1,2\n")
+        tip = Scheme("tip", ("tip",))
+        assert len(read_samples(tmp_path / "face_images.npz", tip)) == 1
+        assert len(read_samples(tmp_path / "facial_keypoints.csv", tip)) == 1
+        write_sample(tmp_path / "300w", "b", case.blobs(), case.POINTS)
+        assert read_samples(tmp_path / "300w", case.SCHEME).names == ("b",)
+        put(tmp_path / "default", "c")
+        assert read_samples(tmp_path / "default").scheme.name == "ibug68"
+
+    def test_a_photograph(self, tmp_path):
+        Image.fromarray(pictures.astronaut()).save(tmp_path / "astronaut.jpg")
+        points = np.array([[170.0, 120.0], [250.25, 118.5], [214.125, 160.0]], np.float32)
+        face = {"keypoints": points, "path": str(tmp_path / "astronaut.jpg")}
+        write_csv(tmp_path / "faces.csv", [face], case.SCHEME, frame="centre1")
+        sample = read_samples(tmp_path / "faces.csv", case.SCHEME)[0]
+        assert sample["image"].shape == (512, 512, 3)
+        np.testing.assert_allclose(sample["keypoints"], points, atol=1e-4)
+
+    def test_arguments_reach_the_reader(self, tmp_path):
+        (tmp_path / "pictures").mkdir()
+        case.put_picture(tmp_path / "pictures")
+        path = tmp_path / "a.csv"
+        path.write_text(case.csv_text(frame="centre0").split("\n", 1)[1])
+        samples = read_samples(path, case.SCHEME, frame="centre0", images=tmp_path / "pictures")
+        np.testing.assert_allclose(samples.keypoints[0], case.POINTS)
+        path.write_text(case.coco_text(shift=0))
+        samples = read_samples(path, case.SCHEME, frame="corner", images=tmp_path / "pictures")
+        np.testing.assert_allclose(samples.keypoints[0], case.POINTS)
+        for kind, called in (("dlib", "dlib XML"), ("cvat", "CVAT XML")):
+            path.write_text(TEXTS[kind])
+            assert len(read_samples(path, case.SCHEME, images=tmp_path / "pictures")) == 1
+            with pytest.raises(InputError, match=rf"frame: expected none for {called} .* got 'corner'"):
+                read_samples(path, case.SCHEME, frame="corner")
+        with pytest.raises(InputError, match=r"images: expected none for a folder of .pts files"):
+            read_samples(tmp_path, case.SCHEME, images=tmp_path)
+        with pytest.raises(SchemeError, match="no region 'ear'"):
+            read_samples(path, case.SCHEME, region="ear")
+        text = case.csv_text().replace("83.5", "x") + case.csv_text().splitlines()[2] + "\n"
+        path.write_text(text)
+        assert len(read_samples(path, case.SCHEME, images=tmp_path / "pictures", skip_bad=True).skipped) == 1
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", r"a:1: expected a folder with .pts files, or a file: dlib XML .* got a file that starts with b''"),
+            (b"\x89PNG\r\n\x1a\n,\0", r"a:1: expected .* got a file that starts with b'.x89PNG"),
+            (b"hello\n1,2", r"a:1: expected a folder .* got a file that starts with b'hello"),
+            (b"<svg/>", r"a:1: expected .* got XML of <svg>"),
+            (b"<!DOCTYPE dataset []><dataset/>", r"a:1: expected XML without a document type"),
+            (b"PK\x03\x04 and so on", r"a:1: expected .* got a zip archive, which must be unpacked first"),
+            (b"# frame: corner\nnose_tip_x,nose_tip_y\n1,2\n", r"a:2: expected a column 'image'"),
+            (b"file,nose_tip_x,nose_tip_y\na.png,1,2\n", r"a:1: .* got neither"),
+            (b"version: 1\nn_points: 68\n", r"a:1: expected .* got one .pts file"),
+            (b"[1, 2]", r"a:1: expected an object with the lists images, annotations, categories"),
+            (b"1,2\n3,4\n", r"a:1: expected a first line '# frame: corner'"),
+        ],
+    )
+    def test_what_is_no_kind(self, tmp_path, content, message):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_samples(tmp_path / "a", case.SCHEME)
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(DataError, match=r"expected an annotation file or a folder with .pts files, got nothing"):
+            read_samples(tmp_path / "no")
+
+    def test_pictures_without_files_in_the_cache(self, tmp_path):
+        samples = read_samples(put_any(tmp_path, "kaggle", "training.csv"), case.SCHEME)
+        first = build_cache([samples], tmp_path / "cache", 48, 1.5)
+        assert first.names == samples.paths
+        build_cache([read_samples(tmp_path / "training.csv", case.SCHEME)], tmp_path / "cache", 48, 1.5)
+        assert len(list((tmp_path / "cache").iterdir())) == 2  # one cache, found again
+        faces = case.kaggle_faces()
+        faces[1]["image"] = 255 - faces[1]["image"]
+        changed = read_samples(case.put_kaggle(tmp_path, faces), case.SCHEME)
+        again = build_cache([changed], tmp_path / "cache", 48, 1.5)
+        same = [np.array_equal(a, b) for a, b in zip(first.canvases, again.canvases, strict=True)]
+        assert same == [True, False, True]
 
 
 class TestRealData:

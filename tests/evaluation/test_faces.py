@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import annotation_case
 import numpy as np
 import pytest
 from protocol_case import IBUG, OFFICIAL, write_tree
 
-from cascade_kp.data.readers import read_300w, write_sample
+from cascade_kp.data.coco import write_coco
+from cascade_kp.data.readers import read_300w, read_samples, write_sample
 from cascade_kp.data.synthetic import synthetic_faces
 from cascade_kp.errors import CascadeError, DataError, ImageError, SchemeError
 from cascade_kp.evaluation.faces import read_faces
@@ -110,6 +112,26 @@ def test_a_folder_and_a_reader_of_it_are_the_same_faces(tree):
         assert faces.names == read_faces([tree], IBUG).names
         assert faces.digests() == read_faces([tree], IBUG).digests()
         np.testing.assert_array_equal(faces.keypoints, samples.keypoints)
+
+
+def test_annotation_files(tmp_path):
+    """Pictures in one table are pictures of their own, and those beside a file are what they are in a folder."""
+    table = annotation_case.put_kaggle(tmp_path, annotation_case.kaggle_faces())
+    faces = read_faces([table], annotation_case.SCHEME)
+    assert [name.rsplit("/", 1)[-1] for name in faces.names] == ["training#1", "training#2", "training#3"]
+    assert len(list(faces.pictures())) == len(set(faces.digests())) == 3
+    as_list = read_faces([list(read_samples(table, annotation_case.SCHEME))], annotation_case.SCHEME)
+    assert as_list.digests() == faces.digests()
+    assert as_list.names[1].endswith("training.csv:3")
+    assert set(faces.folders) == {"/".join(tmp_path.parts[-2:])}
+    sample = synthetic_faces(1, 0, size=(48, 48))[0]
+    write_sample(tmp_path / "faces", "a", sample["image"], sample["keypoints"])
+    write_coco(tmp_path / "faces" / "a.json", read_300w(tmp_path / "faces"), IBUG)
+    folder, file = (read_faces([path], IBUG) for path in (tmp_path / "faces", tmp_path / "faces" / "a.json"))
+    assert file.names == folder.names
+    np.testing.assert_allclose(file.keypoints, folder.keypoints, atol=2e-4)
+    with pytest.raises(DataError, match=r"expected a category with keypoints of 'three'"):
+        read_faces([tmp_path / "faces" / "a.json"], annotation_case.SCHEME)
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):
@@ -325,11 +347,11 @@ def test_readers_of_another_scheme(tree, as_reader):
 def test_a_number_of_points_that_nothing_has(tmp_path):
     for i in range(2):
         write_sample(
-            tmp_path, f"a{i}", np.zeros((20, 20, 3), np.uint8), np.random.default_rng(i).uniform(0, 20, (5, 2))
+            tmp_path, f"a{i}", np.zeros((20, 20, 3), np.uint8), np.random.default_rng(i).uniform(0, 20, (4, 2))
         )
     message = refusal(SchemeError, [tmp_path], IBUG)
-    assert "got 5" in message
-    assert "a scheme of 5 points" in message
+    assert "got 4" in message
+    assert "a scheme of 4 points" in message
 
 
 def test_mixed_schemes_are_refused_wherever_the_other_one_stands(tree, tmp_path):

@@ -37,6 +37,7 @@ def pair(request, shared_data):
     anew = evaluate(
         committed.model["name"],
         [shared_data / "300w" / PARTS.get(name, name) for name in committed.data["folders"]],
+        labels="ibug68",
         split=ROOT / "datasets" / "300w" / "validation.txt" if "validation" in request.param.stem else None,
         boxes=committed.protocol["boxes"],
         threads=2,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 
+import annotation_case
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,9 @@ from training_case import NET, RECIPE, SCHEME, WITH_FIRST
 
 from cascade_kp import geometry
 from cascade_kp.config import CascadeConfig, JitterConfig, RegionConfig, from_dict
-from cascade_kp.data.readers import read_300w
+from cascade_kp.data.readers import read_300w, read_samples
 from cascade_kp.data.synthetic import write_synthetic
+from cascade_kp.data.tables import write_csv
 from cascade_kp.errors import ConfigError, DataError, ModelError
 from cascade_kp.formats import read_pts, write_pts
 from cascade_kp.metrics import nme
@@ -32,7 +34,7 @@ from cascade_kp.training.assemble import (
     taken_from,
     validation_table,
 )
-from cascade_kp.training.journey import hold_out, load_faces, train
+from cascade_kp.training.journey import hold_out, load_faces, refuse_overlap, train
 from cascade_kp.training.loop import averaged
 from cascade_kp.training.parts import mean_shape, parts_of, reference_shape
 from cascade_kp.training.recipe import DataConfig, Recipe
@@ -105,6 +107,35 @@ class TestFaces:
         samples = read_300w(data / "synthetic")
         np.testing.assert_array_equal(hold_out(samples), hold_out(samples))
         assert not hold_out(samples.select([0])).any()  # one picture alone is for training
+
+    def test_every_picture_is_in_one_fold(self, data):
+        samples = read_300w(data / "synthetic")
+        parts = np.stack([hold_out(samples, fold=(i, 5)) for i in range(5)])
+        assert (parts.sum(axis=0) == 1).all()
+        assert parts.sum(axis=1).max() - parts.sum(axis=1).min() <= 1
+        recipe = with_data(validation="", folds=5, fold=2)
+        held = load_faces(recipe, SCHEME, data, data, data / "cache").validation
+        assert len(held) == parts[2].sum()
+
+    def test_annotation_files_are_read_like_folders(self, data, faces, tmp_path):
+        (tmp_path / "synthetic").symlink_to(data / "synthetic")
+        write_csv(tmp_path / "faces.csv", read_300w(tmp_path / "synthetic"), SCHEME)
+        recipe = with_data(train=("faces.csv",), validation="")
+        loaded = load_faces(recipe, SCHEME, tmp_path, data, tmp_path / "cache")
+        assert (len(loaded.train), len(loaded.validation)) == (58, 6)
+        held = [f"faces.csv/{name}\n" for name in read_samples(tmp_path / "faces.csv").names if "testset" in name]
+        (tmp_path / "held.txt").write_text("".join(held))
+        loaded = load_faces(with_data(train=("faces.csv",)), SCHEME, tmp_path, tmp_path, tmp_path / "cache")
+        assert (len(loaded.train), len(loaded.validation)) == (48, 16)
+        torch.testing.assert_close(loaded.reference, faces.reference, atol=1e-3, rtol=0)
+
+    def test_faces_of_one_table_are_held_out_one_by_one(self, tmp_path):
+        table = annotation_case.put_kaggle(tmp_path, annotation_case.kaggle_faces(20))
+        samples = read_samples(table, annotation_case.SCHEME)
+        assert hold_out(samples).sum() == 2
+        refuse_overlap([samples[:10]], [samples[10:]])
+        with pytest.raises(DataError, match=r"got 1 that are, such as .*training.csv:12"):
+            refuse_overlap([samples[:11]], [samples[10:]])
 
     def test_nothing_to_train_on(self, data, tmp_path):
         names = read_300w(data / "synthetic").names

@@ -11,6 +11,7 @@ import pytest
 
 from cascade_kp.config import (
     CascadeConfig,
+    DesignConfig,
     JitterConfig,
     LossConfig,
     NetConfig,
@@ -82,7 +83,7 @@ class TestLoading:
     @pytest.mark.parametrize("name", available_recipes())
     def test_embedded(self, name):
         recipe = load_recipe(name)
-        assert recipe.name == name
+        assert recipe.name == name.removeprefix("zoo/")
         assert recipe.scheme
 
     def test_unknown(self, tmp_path):
@@ -255,6 +256,7 @@ class TestOverrides:
     [
         (DataConfig, {"train": []}, "train: expected at least one folder"),
         (DataConfig, {"train": ["a"], "extra_share": 1.5}, "extra_share: expected 0 to 1, got 1.5"),
+        (DataConfig, {"train": ["a"], "validation_share": 1.0}, "validation_share: expected between 0 and 1, got 1.0"),
         (OptimConfig, {"betas": [0.9]}, "betas: expected two numbers"),
         (OptimConfig, {"momentum": 1.0}, "momentum: expected at least 0 and below 1"),
         (ScheduleConfig, {"rise": 0.0}, "rise: expected between 0 and 1"),
@@ -280,6 +282,21 @@ def test_stage_one_has_no_fitted_placement():
         from_dict(Recipe, values)
 
 
+def test_a_design_judges_no_box():
+    values = {"name": "x", "data": {"train": ["a"]}, "coarse": {"non_faces": 0.25}}
+    values["model"] = {"coarse": {"design": {"name": "mlp"}}}
+    with pytest.raises(ConfigError, match=r"coarse.non_faces: expected 0, as the design 'mlp' judges no box, got 0.25"):
+        from_dict(Recipe, values)
+
+
+def test_turned_boxes_have_other_corners(path):
+    assert load_recipe(path, [("ninefold", "true")]).regions["mouth"].ninefold
+    boxes = [("model.boxes.head", "direct")]
+    with pytest.raises(ConfigError, match=r"boxes.ninefold: expected false"):
+        load_recipe(path, [*boxes, ("ninefold", "true")])
+    assert load_recipe(path, [*boxes, ("coarse.ninefold", "true")]).coarse.ninefold
+
+
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "recipes.md"
 SECTIONS = {
     "Its parts": Recipe,
@@ -294,6 +311,7 @@ SECTIONS = {
     "`[model.regions.<region>]`": RegionConfig,
     "A network": NetConfig,
     "`trunk`": TrunkConfig,
+    "`design`": DesignConfig,
     "`[run]`": RunConfig,
 }
 
