@@ -122,6 +122,7 @@ def recipe_of(row: str, *, epochs: int | None = None, smoke: bool = False) -> Re
         settings["epochs"] = str(epochs)
     if smoke:
         settings |= {"epochs": "0", "steps": "1", "batch": "2", "validate_every": "1", "data.validation": ""}
+        settings["optim.lr"] = "1e-4"  # one large step alone would only throw the weights about
     return load_recipe(f"zoo/{system.recipe}", list(settings.items()))
 
 
