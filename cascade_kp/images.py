@@ -123,7 +123,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _identified(path) as (image, _):
         width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        # Of a TIFF, PIL says the upright size from the start.
+        turned = image.format != "TIFF" and _orientation(image) >= 5
+        return (width, height) if turned else (height, width)
 
 
 def _read(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np.uint8], tuple[int, int]]:
