@@ -6,7 +6,7 @@ has a frame of its own, which is written and read here, so that a point lies on 
 ========================  ====================================================================================
 COCO keypoints            0-based pixel centres: 0.5 less than here; ``frame="corner"`` for tools that are continuous
 pandas                    continuous, as here; the columns are those of ``cascade-kp predict --format csv``
-``supervision.KeyPoints``  continuous, as here: its annotators draw on the pixel under a point, ``int(x)``
+``supervision.KeyPoints``  continuous, as here: its vertices are drawn on the pixel under a point, ``int(x)``
 menpo                     0-based pixel centres, and (y, x): the axes of its images
 ========================  ====================================================================================
 
