@@ -7,9 +7,10 @@ FROM ${BASE} AS source
 # A second index for pip, such as one with PyTorch for CPUs only.
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# A CUDA base brings no Python; of a Python base its own is used.
+# A CUDA base brings no Python, others one that cannot make environments; of a Python base its own is used.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends make $(command -v python3 > /dev/null || echo python3 python3-venv) \
+    && apt-get install --yes --no-install-recommends make \
+        $(python3 -c 'import ensurepip' 2> /dev/null || echo python3 python3-venv) \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home cascade && mkdir /src /work /opt/venv && chown cascade /src /work /opt/venv
 USER cascade

@@ -3,12 +3,10 @@
 *Results* are pairs of a picture's name and its faces, as ``zip(paths, pipe.stream(paths))`` gives them. Every format
 has a frame of its own, which is written and read here, so that a point lies on the same pixel on both sides:
 
-========================  ====================================================================================
-COCO keypoints            0-based pixel centres: 0.5 less than here; ``frame="corner"`` for tools that are continuous
-pandas                    continuous, as here; the columns are those of ``cascade-kp predict --format csv``
-``supervision.KeyPoints``  continuous, as here: its vertices are drawn on the pixel under a point, ``int(x)``
-menpo                     0-based pixel centres, and (y, x): the axes of its images
-========================  ====================================================================================
+- COCO keypoints: 0-based pixel centres, 0.5 less than here; ``frame="corner"`` for tools that are continuous.
+- pandas: continuous, as here; the columns are those of ``cascade-kp predict --format csv``.
+- ``supervision.KeyPoints``: continuous, as here; its vertices are drawn on the pixel under a point, ``int(x)``.
+- menpo: 0-based pixel centres, and (y, x), the axes of its images.
 
 What a format has no room for is lost, and said: menpo keeps points, edges and regions only, a pandas frame has no
 ``coarse``.
