@@ -144,18 +144,35 @@ def from_coco(
 def _coco_face(annotation: Annotation, scheme: Scheme, *, is_ours: bool) -> Face:
     """One annotation as a face."""
     points, box = annotation.points(), annotation.box()
-    score, sigma, coarse = (annotation.entry.get(key) for key in ("score", "sigma", "coarse"))
+    score, coarse = annotation.entry.get("score"), _by_keypoint(annotation, "coarse", 2)
     try:
         return _face(
             points,
             scheme,
             box=box if is_ours else None,
             score=1.0 if score is None else annotation.number(score),
-            sigma=None if sigma is None else np.array(sigma, np.float64),  # null becomes NaN
-            coarse=None if coarse is None else np.array(coarse, np.float64) + annotation.shift,
+            sigma=_by_keypoint(annotation, "sigma"),
+            coarse=None if coarse is None else coarse + annotation.shift,
         )
-    except (InputError, TypeError, ValueError) as error:
+    except InputError as error:
         raise DataError(f"{annotation.where}: {error}") from error
+
+
+def _by_keypoint(annotation: Annotation, key: str, *shape: int) -> NDArray[np.float64] | None:
+    """Numbers for each of the category's keypoints, in the scheme's order; NaN where null; None without the key."""
+    values = annotation.entry.get(key)
+    if values is None:
+        return None
+    expected = (len(annotation.order), *shape)
+    try:
+        array = np.array(values, np.float64)  # null becomes NaN
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{annotation.where}: {key}: expected numbers of shape {expected}, got others") from error
+    if array.shape != expected:
+        raise DataError(f"{annotation.where}: {key}: expected shape {expected}, got {array.shape}")
+    placed = np.full((annotation.count, *shape), np.nan)
+    placed[annotation.order] = array
+    return placed
 
 
 # ---------------------------------------------------------------------------------------------- pandas
