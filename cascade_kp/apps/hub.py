@@ -53,7 +53,7 @@ class Pulled(NamedTuple):
 
     Attributes:
         path: Of the model file, for ``Pipeline``.
-        revision: The commit it is of; what was asked for where no hub was asked.
+        revision: The commit that it is of.
         sha256: Of the file.
     """
 
@@ -138,10 +138,11 @@ def pull(
     api = _api()
     from huggingface_hub import is_offline_mode  # noqa: PLC0415 (an optional extra)
 
-    if is_offline_mode():
-        path, commit, promised = _cached(repo, revision or "main", file), revision or "main", None
-    else:
-        path, commit, promised = _downloaded(api, repo, revision, file)
+    with _explained(api, repo, revision):
+        if is_offline_mode():
+            path, promised = _cached(repo, revision or "main", file), None
+        else:
+            path, promised = _downloaded(api, repo, revision, file)
     digest = _sha256(path)
     if promised is not None and digest != promised:
         # The cache would give it again.
@@ -153,23 +154,23 @@ def pull(
     load_model(path)
     if target is not None:
         write_file(target, path.read_bytes())
-    return Pulled(path if target is None else target, commit, digest)
+    return Pulled(path if target is None else target, path.parent.name, digest)  # the cache has a folder a commit
 
 
-def _downloaded(api: HfApi, repo: str, revision: str | None, file: str) -> tuple[Path, str, str | None]:
-    """The file in the cache, the commit it is of, and the SHA-256 that the hub says it has."""
-    with _explained(api, repo, revision):
-        listing = api.model_info(repo, revision=revision, files_metadata=True, timeout=_timeout())
-        files = {entry.rfilename: entry for entry in listing.siblings or []}
-        if file not in files:
-            others = [name for name in files if name.endswith(".safetensors")]
-            hint = f"; it holds {', '.join(others[:5])}" if others else ", and no other .safetensors file"
-            raise HubError(f"{repo}: expected the file {file!r}, got a repository without it{hint}")
-        commit = str(listing.sha)
-        # By its commit: what is downloaded is what was listed, whatever is pushed meanwhile.
-        path = Path(api.hf_hub_download(repo, file, revision=commit))
+def _downloaded(api: HfApi, repo: str, revision: str | None, file: str) -> tuple[Path, str | None]:
+    """The file in the cache, and the SHA-256 that the hub says it has."""
+    listing = api.model_info(repo, revision=revision, files_metadata=True, timeout=_timeout())
+    files = {entry.rfilename: entry for entry in listing.siblings or []}
+    if file not in files:
+        others = [name for name in files if name.endswith(".safetensors")]
+        hint = f"; it holds {', '.join(others[:5])}" if others else ", and no other .safetensors file"
+        raise HubError(f"{repo}: expected the file {file!r}, got a repository without it{hint}")
+    path = Path(api.hf_hub_download(repo, file, revision=revision))
+    # Something was pushed since, or the download failed and the cache gave what it had.
+    if path.parent.name != listing.sha:
+        raise HubError(f"{repo}: expected {file} of commit {listing.sha}, got that of {path.parent.name}; pull again")
     stored = files[file].lfs  # what git keeps itself has no SHA-256; the model's header has those of its tensors
-    return path, commit, None if stored is None else stored.sha256
+    return path, None if stored is None else stored.sha256
 
 
 def _cached(repo: str, revision: str, file: str) -> Path:

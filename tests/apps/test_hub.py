@@ -106,12 +106,15 @@ def test_a_public_repository_needs_no_token(hub, models, monkeypatch):
 
 def test_without_a_network_there_is_what_was_pulled_before(hub, models, monkeypatch):
     commit = push(models[0], "me/faces").revision
-    path = pull("me/faces").path
+    pulled = pull("me/faces")
+    push(models[1], "me/faces")
     offline(monkeypatch)
     asked = len(hub.asked)
-    with pytest.raises(HubError, match=r"me/faces: expected model.safetensors of 'main' in the cache.*HF_HUB_OFFLINE"):
-        pull("me/faces")  # a branch may have moved on, and what was pulled is known by its commit
-    assert pull("me/faces", revision=commit).path == path
+    assert pull("me/faces") == pull("me/faces", revision=commit) == pulled
+    with pytest.raises(HubError, match=r"me/noses: expected model.safetensors of 'main' in the cache.*HF_HUB_OFFLINE"):
+        pull("me/noses")
+    with pytest.raises(InputError, match="repo: expected owner/name, got 'a/b/c'"):
+        pull("a/b/c")
     assert len(hub.asked) == asked
     with pytest.raises(HubError, match="me/faces: expected to be allowed to ask the hub, got HF_HUB_OFFLINE"):
         push(models[0], "me/faces")
@@ -171,6 +174,24 @@ def test_a_download_that_is_not_what_the_hub_has_is_removed(hub, models, tmp_pat
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
     hub.corrupt = False
     assert pull("me/faces").path.read_bytes() == models[0].read_bytes()
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_is_pushed_in_the_middle_of_a_pull_is_noticed(models, monkeypatch):
+    from huggingface_hub import HfApi
+
+    push(models[0], "me/faces")
+    download = HfApi.hf_hub_download
+
+    def slow(*arguments, **more):
+        push(models[1], "me/faces")
+        return download(*arguments, **more)
+
+    monkeypatch.setattr(HfApi, "hf_hub_download", slow)
+    with pytest.raises(
+        HubError, match=r"me/faces: expected model.safetensors of commit \w{40}, got that of \w{40}; pull"
+    ):
+        pull("me/faces")
 
 
 def test_repositories_that_are_not_there_or_hold_something_else(hub, models, tmp_path):
