@@ -10,6 +10,7 @@ __all__ = [
     "CascadeError",
     "ConfigError",
     "DataError",
+    "HubError",
     "ImageError",
     "InputError",
     "ModelError",
@@ -43,3 +44,7 @@ class ConfigError(CascadeError, ValueError):
 
 class ModelError(CascadeError, RuntimeError):
     """A model file that is missing, damaged, of another format, or does not fit its configuration."""
+
+
+class HubError(CascadeError, RuntimeError):
+    """A model hub that cannot be reached, refuses, or gives something else than was asked for."""

@@ -17,6 +17,7 @@ _COMMANDS = {
     "inspect": "look at labelled faces before training on them",
     "submit": "answer Kaggle's facial keypoints competition",
     "info": "say what a model file holds",
+    "hub": "push a model to a Hugging Face hub, or pull one",
 }
 
 
