@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from cascade_kp.detect import FaceDetector, boxes_within, non_maximum_suppressio
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.runtime import Points, make_runtime
 from cascade_kp.structures import Face
+from cascade_kp.threads import in_order, usable_cores
 from cascade_kp.weights import ModelInfo, load_model, model_path
 
 if TYPE_CHECKING:
@@ -179,44 +181,51 @@ class Pipeline:
             raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {count}")
         return self._faces([self.find(one, box) for one, box in zip(source, boxes, strict=True)])
 
-    def stream(self, sources: Iterable[object], batch_size: int = 32) -> Iterator[list[Face] | CascadeError]:
-        """Find the faces of any number of pictures in constant memory.
+    def stream(
+        self, sources: Iterable[object], batch_size: int = 32, workers: int | None = None
+    ) -> Iterator[list[Face] | CascadeError]:
+        """Find the faces of any number of pictures in constant memory, on several cores.
+
+        Pictures are decoded and their faces sought on threads, while the faces found before are refined on another.
 
         Args:
-            sources: pictures, as for a call; consumed as results are asked for.
+            sources: pictures, as for a call; taken one after another by the thread that asks for results, and no more
+                than are needed to keep the workers busy. An array may be written over once the next one is asked for.
             batch_size: faces refined together, at least.
+            workers: threads that decode and detect. None takes one for each usable core, but one in all for a detector
+                of the caller's own, which may not be made for more.
 
         Yields:
-            For each picture in order its faces, or the error that it caused: a bad picture stops nothing.
+            For each picture in order its faces, or the error that it caused: a bad picture stops nothing. Where the
+            sources themselves raise, that is raised after the results of all that they gave before.
 
         Raises:
-            InputError: the batch size is not positive, or a single picture came in place of several. At once, before
-                the first result is asked for.
+            InputError: the batch size or the number of workers is not positive, or a single picture came in place of
+                several. At once, before the first result is asked for.
         """
-        if type(batch_size) is not int or batch_size < 1:  # True is an int, and no size
-            raise InputError(f"batch_size: expected a positive whole number, got {batch_size!r}")
+        if workers is None:
+            workers = usable_cores() if self._detector is None or isinstance(self._detector, FaceDetector) else 1
+        for name, count in (("batch_size", batch_size), ("workers", workers)):
+            if type(count) is not int or count < 1:  # True is an int, and no size
+                raise InputError(f"{name}: expected a positive whole number, got {count!r}")
         if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
             what = images.describe(sources)
             raise InputError(f"stream: expected an iterable of pictures, such as [image], got {what}")
-        return self._stream(sources, batch_size)
+        return self._stream(sources, batch_size, workers)
 
-    def _stream(self, sources: Iterable[object], batch_size: int) -> Iterator[list[Face] | CascadeError]:
-        pending: list[Candidates | CascadeError] = []
-        for source in sources:
-            try:
-                pending.append(self.find(source))
-            except CascadeError as error:
-                pending.append(error)
-            # Only small crops wait here; a picture without faces waits too, so it counts as one.
-            if sum(max(1, len(p)) if isinstance(p, Candidates) else 1 for p in pending) >= batch_size:
-                yield from self._flush(pending)
-                pending = []
-        yield from self._flush(pending)
+    def _stream(self, sources: Iterable[object], batch_size: int, workers: int) -> Iterator[list[Face] | CascadeError]:
+        found = in_order(self._found, map(_kept, sources), workers, 2 * workers)
+        yield from itertools.chain.from_iterable(in_order(self._flush, _batches(found, batch_size), 1, 1))
 
-    def _flush(self, pending: list[Candidates | CascadeError]) -> Iterator[list[Face] | CascadeError]:
+    def _found(self, source: object) -> Candidates | CascadeError:
+        try:
+            return self.find(source)
+        except CascadeError as error:
+            return error
+
+    def _flush(self, pending: list[Candidates | CascadeError]) -> list[list[Face] | CascadeError]:
         done = iter(self._faces([p for p in pending if isinstance(p, Candidates)]))
-        for item in pending:
-            yield item if isinstance(item, CascadeError) else next(done)
+        return [item if isinstance(item, CascadeError) else next(done) for item in pending]
 
     # ------------------------------------------------------------------------------------------ one picture
 
@@ -393,6 +402,31 @@ class Pipeline:
             coarse=points.coarse[i],
             score=float(points.score[i]),
         )
+
+
+def _kept(source: object) -> object:
+    """A source that stays what it is while the caller fills the same array with the next picture."""
+    return source.copy() if isinstance(source, np.ndarray) else source
+
+
+def _batches(found: Iterable[Candidates | CascadeError], size: int) -> Iterator[list[Candidates | CascadeError]]:
+    """Joined until they are as many faces; a picture without faces waits too, so it counts as one."""
+    pending: list[Candidates | CascadeError] = []
+    faces = 0
+    ended: Exception | None = None
+    try:
+        for one in found:
+            pending.append(one)
+            faces += max(1, len(one)) if isinstance(one, Candidates) else 1
+            if faces >= size:
+                yield pending
+                pending, faces = [], 0
+    except Exception as error:  # noqa: BLE001 (what was found before is not lost)
+        ended = error
+    if pending:
+        yield pending
+    if ended is not None:
+        raise ended
 
 
 def _probability(value: object) -> float:
