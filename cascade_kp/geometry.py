@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "MAX_BOX_PX",
+    "MIN_BOX_PX",
+    "THINNED",
     "WorkingCrop",
     "apply",
     "check_boxes",
@@ -49,10 +52,10 @@ __all__ = [
     "working_crop",
 ]
 
-_MIN_BOX_PX = 1e-3
-_MAX_BOX_PX = 1e6
+MIN_BOX_PX = 1e-3
+MAX_BOX_PX = 1e6
 # Of pictures that shrink by this factor or more, two rows and two columns are read of each block that becomes a pixel.
-_THINNED = 8
+THINNED = 8
 
 
 # ---------------------------------------------------------------------------------------------- boxes
@@ -101,9 +104,9 @@ def check_boxes(boxes: object, size: tuple[int, int]) -> NDArray[np.float32]:
     h, w = size
     for i, (x0, y0, x1, y1) in enumerate(array.tolist()):
         what = f"box {i} ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
-        if not (np.abs([x0, y0, x1, y1]) <= _MAX_BOX_PX).all():
-            raise InputError(f"{what}: expected finite xyxy pixels, none beyond {_MAX_BOX_PX:,.0f}")
-        if x1 - x0 < _MIN_BOX_PX or y1 - y0 < _MIN_BOX_PX:
+        if not (np.abs([x0, y0, x1, y1]) <= MAX_BOX_PX).all():
+            raise InputError(f"{what}: expected finite xyxy pixels, none beyond {MAX_BOX_PX:,.0f}")
+        if x1 - x0 < MIN_BOX_PX or y1 - y0 < MIN_BOX_PX:
             raise InputError(f"{what}: expected x1 > x0 and y1 > y0 (xyxy corners, not x, y, width, height)")
         if x1 <= 0 or y1 <= 0 or x0 >= w or y0 >= h:
             raise InputError(f"{what}: expected an overlap with the image of {w} x {h} px")
@@ -356,7 +359,7 @@ def working_crop(image: NDArray[np.uint8], box: NDArray[np.floating], face_px: i
     pixels = image[top : top + sh, left : left + sw]
     nh, nw = max(1, round(sh * factor)), max(1, round(sw * factor))
     # The time goes into reading. What is taken lies half a px from the corner of its block, not in its middle.
-    every = block // 2 if block >= _THINNED and min(sh, sw) >= block else 1
+    every = block // 2 if block >= THINNED and min(sh, sw) >= block else 1
     if every > 1:
         pixels = np.asarray(cv2.resize(pixels, (sw // every, sh // every), interpolation=cv2.INTER_NEAREST), np.uint8)
     if (nh, nw) != pixels.shape[:2]:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "compare": "say what got better or worse between two results",
     "inspect": "look at labelled faces before training on them",
     "submit": "answer Kaggle's facial keypoints competition",
+    "export": "write a model as an ONNX file",
     "info": "say what a model file holds",
     "hub": "push a model to a Hugging Face hub, or pull one",
 }

@@ -23,17 +23,29 @@ if TYPE_CHECKING:
     from cascade_kp.config import CascadeConfig, RegionConfig
     from cascade_kp.schemes import Scheme
 
-__all__ = ["Cascade", "CascadeOutput", "RegionBoxes", "Specialist", "Stage", "StageOne", "Stages"]
+__all__ = [
+    "ABSURD",
+    "SURE",
+    "TURNS",
+    "VIEWS",
+    "Cascade",
+    "CascadeOutput",
+    "RegionBoxes",
+    "Specialist",
+    "Stage",
+    "StageOne",
+    "Stages",
+]
 
 # Angles at which a face is sought of which the first pass is not sure.
-_TURNS = 8
+TURNS = 8
 # Logit of a face below which it is sought at other angles: chosen on validation faces at every angle.
-_SURE = 6.0
+SURE = 6.0
 # How much larger or smaller than its crop a face may turn out to be: an answer beyond is not to be trusted.
-_ABSURD = 2.0
+ABSURD = 2.0
 # Where further views of a crop lie, in sides of the crop. Opposite ones come in pairs: the views' middle is the crop.
 _STEP = 0.02
-_VIEWS = ((0.0, 0.0), (_STEP, _STEP), (-_STEP, -_STEP), (_STEP, -_STEP), (-_STEP, _STEP))
+VIEWS = ((0.0, 0.0), (_STEP, _STEP), (-_STEP, -_STEP), (_STEP, -_STEP), (-_STEP, _STEP))
 
 Stage = Literal["coarse", "regions"]
 RegionBoxes = Literal["points", "boxes"]
@@ -105,7 +117,7 @@ class StageOne(nn.Module):
         self.reference: Tensor
         self.sigma_scale: Tensor
         self.first_scale: Tensor
-        self._flip = list(scheme.flip)
+        self.flip = list(scheme.flip)
 
     @property
     def judge(self) -> tuple[KeypointNet, Tensor]:
@@ -160,19 +172,19 @@ class StageOne(nn.Module):
         """What a network says of (N, 2, 3) crops; in the last pass it may look several times."""
         size = net.config.input_px
         seen = geometry.sample(images, view_frames(frames, size, self.views if last else 1), size)
-        return asked(net, seen, self._flip if last and self.both_ways else None)
+        return asked(net, seen, self.flip if last and self.both_ways else None)
 
     def _sought(
         self, net: KeypointNet, images: Tensor, boxes: Tensor, angles: Tensor, frames: Tensor, said: Prediction
     ) -> tuple[Tensor, Prediction]:
         """Faces that the first pass takes for none may stand on their side or head: the turn it likes best is taken."""
-        lost = (said.face < _SURE).nonzero()[:, 0]
+        lost = (said.face < SURE).nonzero()[:, 0]
         if not len(lost) or net.config.design is not None:  # a design likes no turn better than another
             return frames, said
         size = net.config.input_px
         best = [frames[lost], said.points[lost], said.log_sigma[lost], said.face[lost]]
-        for turn in range(1, _TURNS):
-            crops = self.frames(boxes[lost], angles[lost] + turn * (2 * math.pi / _TURNS), size)
+        for turn in range(1, TURNS):
+            crops = self.frames(boxes[lost], angles[lost] + turn * (2 * math.pi / TURNS), size)
             other = self._look(net, images[lost], crops, last=False)
             better = other.face > best[3]
             found = (crops, other.points, other.log_sigma, other.face)
@@ -189,7 +201,7 @@ class StageOne(nn.Module):
         corners = frames.new_tensor([[[0, 0], [size, 0], [0, size], [size, size]]])
         amiss = torch.linalg.vector_norm(geometry.apply(upright - frames, corners), dim=-1).amax(dim=1)
         side, other = (torch.linalg.vector_norm(crops[:, :, 0], dim=-1) * size for crops in (frames, upright))
-        trusted = (other < _ABSURD * side) & (side < _ABSURD * other)
+        trusted = (other < ABSURD * side) & (side < ABSURD * other)
         again = ((amiss > self.look_again * side) & trusted).nonzero()[:, 0]
         if not len(again):
             return frames, said
@@ -230,7 +242,7 @@ def view_frames(frames: Tensor, size: int, views: int) -> Tensor:
     several = frames.unsqueeze(-3)
     if views == 1:
         return several
-    moved = frames.new_tensor(_VIEWS[:views]) * size
+    moved = frames.new_tensor(VIEWS[:views]) * size
     shift = several[..., 2] + (several[..., :2] * moved[:, None]).sum(dim=-1)
     return torch.cat([several[..., :2].expand(*shift.shape, 2), shift[..., None]], dim=-1)
 
@@ -252,7 +264,7 @@ def asked(net: KeypointNet, seen: Tensor, flip: list[int] | None) -> Prediction:
     if views == 1:
         return said
     points, log_sigma, face = (value.unflatten(0, (-1, views)) for value in said[:3])
-    moved = points.new_tensor(_VIEWS[:views])[:, None]
+    moved = points.new_tensor(VIEWS[:views])[:, None]
     return Prediction((points + moved).mean(dim=1), log_sigma.mean(dim=1), face.mean(dim=1))
 
 
@@ -340,8 +352,8 @@ class Cascade(nn.Module):
         self.coarse = StageOne(config, scheme)
         self.boxes = KeypointNet(config.boxes, 2 * len(config.regions)) if config.boxes is not None else None
         self.regions = nn.ModuleDict()
-        self._members: dict[str, list[int]] = {}
-        self._mirror: dict[str, list[int]] = {}  # of the regions that are their own mirror image, where that is used
+        self.members: dict[str, list[int]] = {}
+        self.mirror: dict[str, list[int]] = {}  # of the regions that are their own mirror image, where that is used
         order: list[int] = []
         for name, region in config.regions.items():
             members = list(scheme.region(name))
@@ -349,20 +361,20 @@ class Cascade(nn.Module):
             if region.mirror and partner == name:
                 raise ConfigError(f"regions.{name}.mirror: expected a region with a partner on the other side")
             self.regions[name] = Specialist(region, len(members))
-            self._members[name] = members
+            self.members[name] = members
             # A network that sees its region mirrored says the points in its partner's order.
             own = scheme.flip_region(partner)[1] if region.mirror else range(len(members))
             order += [len(order) + i for i in own]
             if config.both_ways and partner == name:
-                self._mirror[name] = list(scheme.flip_region(name)[1])
+                self.mirror[name] = list(scheme.flip_region(name)[1])
         self._where: dict[torch.device, _Where] = {}
-        self._order = order
+        self.order = order
 
     def _places(self, device: torch.device) -> _Where:
         """Made once for a device. No buffers: a model is built without memory and then filled from its file."""
         if device not in self._where:
             with torch.inference_mode(mode=False):  # made in it, they could not be used in training afterwards
-                self._where[device] = _Where.of(list(self._members.values()), self._order, device)
+                self._where[device] = _Where.of(list(self.members.values()), self.order, device)
         return self._where[device]
 
     def forward(
@@ -491,7 +503,7 @@ class Cascade(nn.Module):
             views = view_frames(taken * crops.new_tensor([1 / size, 1 / size, 1.0]), size, self.config.views)
             seen = geometry.sample(images, views.flatten(1, 2), size).unflatten(1, views.shape[1:3])
             for place, name in enumerate(name for name, config in configs.items() if config.net.input_px == size):
-                said[name] = asked(self.specialist(name).net, seen[:, place], self._mirror.get(name))
+                said[name] = asked(self.specialist(name).net, seen[:, place], self.mirror.get(name))
         # All regions' points at once: on a CPU, a small operation costs its call, however little there is to do.
         where = self._places(images.device)
         points = torch.cat([said[name].points for name in configs], dim=1)[:, where.said_at]
@@ -499,7 +511,7 @@ class Cascade(nn.Module):
         crops = crops[:, where.region_of]
         points = (crops[..., :2] * points[:, :, None]).sum(dim=-1) + crops[..., 2]
         sigma = log_sigma.exp() * torch.linalg.vector_norm(crops[..., 0], dim=-1)
-        counts = [len(self._members[name]) for name in configs]
+        counts = [len(self.members[name]) for name in configs]
         split = (dict(zip(configs, all_of.split(counts, dim=1), strict=True)) for all_of in (points, sigma))
         return next(split), next(split)
 
