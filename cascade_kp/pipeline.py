@@ -291,7 +291,7 @@ class Pipeline:
 
         Raises:
             InputError: a number is not positive, or a single picture came in place of several. At once, before the
-                first result is asked for. Later, where there are fewer times than frames.
+                first result is asked for. Later, where there is no time for a frame, or not a finite one.
         """
         rate = _rate(fps)
         if type(detect_every) is not int or detect_every < 1:
@@ -309,6 +309,8 @@ class Pipeline:
                 search.time_s = float(next(times))
             except StopIteration:
                 raise InputError(f"times: expected one for each frame, got {number}") from None
+            if not math.isfinite(search.time_s):
+                raise InputError(f"times: expected finite seconds, got {search.time_s} for frame {number}")
             if search.waited is not None:
                 search.waited += 1
             result: list[Face] | CascadeError

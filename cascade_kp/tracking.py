@@ -26,12 +26,12 @@ __all__ = ["OneEuro", "SteadyFace", "Tracked", "Tracks"]
 _POSE = (1.0, 120.0, 3.0)
 _SHAPE = (0.5, 35.0, 2.0)
 
-_SHORTEST_S = 1e-3  # between frames whose times are the same, or run backwards
+_SHORTEST_S = 1e-3  # between frames whose times are the same
 _VELOCITY_HZ = 5.0  # of the low-pass on a face's velocity: it is quicker than heads turn, and slower than jitter
 _FORGET_S = 2.0  # a face that was not seen for so long is forgotten
 _FORGET_FRAMES = 3  # ... and in so many frames: a video may have one frame a second
-# Mean distance of points from where they are expected, in face sizes, at which they may still be the same face's. Stage
-# one follows a face that moved by 0.4; beyond it was lost from sight, and may by then be anywhere near.
+# Mean distance of points from where they are expected, in sizes of the smaller face, at which they may still be the
+# same face's. Stage one follows a face that moved by 0.4; beyond it was lost from sight, and may by then be anywhere.
 _REACH, _REACH_PER_S, _FURTHEST = 0.4, 3.0, 1.2
 _COAST = 0.5  # a face lost from sight is expected to go on for so many of its sizes, and then to stand
 
@@ -150,9 +150,13 @@ class _Track:
     steady: SteadyFace | None
     missed: int = 0
 
+    def unseen_s(self, time_s: float) -> float:
+        """Seconds since it was seen; never negative, though times of a damaged video may run backwards."""
+        return max(time_s - self.seen_s, 0.0)
+
     def expected(self, time_s: float, size: tuple[int, int]) -> FloatArray:
         """(K, 2) px, where the points should be: as before, moved on; who leaves (h, w) px is awaited at their edge."""
-        way = self.velocity * (time_s - self.seen_s)
+        way = self.velocity * self.unseen_s(time_s)
         furthest = _COAST * face_size(self.points)
         moved = self.points + way * min(1.0, furthest / max(float(np.linalg.norm(way)), 1e-9))
         middle = moved.mean(axis=0)
@@ -161,7 +165,7 @@ class _Track:
 
     def see(self, points: FloatArray, time_s: float) -> Tracked:
         """Take the points of the next frame it is seen in."""
-        seconds = max(time_s - self.seen_s, _SHORTEST_S)
+        seconds = max(self.unseen_s(time_s), _SHORTEST_S)
         velocity = (points.mean(axis=0) - self.points.mean(axis=0)) / seconds
         self.velocity = self.velocity + _share(_VELOCITY_HZ, seconds) * (velocity - self.velocity)
         self.points, self.seen_s, self.missed = points, time_s, 0
@@ -225,8 +229,8 @@ class Tracks:
         expected = self.expected(time_s, size)
         distance = np.linalg.norm(expected[:, None] - points[None], axis=-1).mean(axis=-1)
         sizes = [np.array([face_size(one) for one in several]) for several in (expected, points)]
-        distance /= np.sqrt(sizes[0][:, None] * sizes[1][None])
-        unseen_s = np.array([time_s - track.seen_s for track in self._tracks])
+        distance /= np.minimum(sizes[0][:, None], sizes[1][None])
+        unseen_s = np.array([track.unseen_s(time_s) for track in self._tracks])
         reach = np.minimum(_REACH + _REACH_PER_S * unseen_s, _FURTHEST)
         near = distance <= reach[:, None]
         # A pair out of reach costs more than all others together: it is made only where nothing else is left.
@@ -253,7 +257,7 @@ class Tracks:
         for one, index in zip(np.asarray(points, np.float64), self.match(points, time_s, size), strict=True):
             faces.append((self._tracks[index] if index >= 0 else self._begin(one, time_s)).see(one, time_s))
         self._tracks = [
-            track for track in self._tracks if track.missed <= _FORGET_FRAMES or time_s - track.seen_s <= _FORGET_S
+            track for track in self._tracks if track.missed <= _FORGET_FRAMES or track.unseen_s(time_s) <= _FORGET_S
         ]
         return faces
 

@@ -36,7 +36,7 @@ _PATIENCE: Final = 300  # broken frames in a row after which a file is taken to 
 _LESS: Final = 2
 _LESS_SHARE: Final = 0.01
 _INDEX_BYTES: Final = 32  # of a frame in the index of an MP4
-_SPARE_BYTES: Final = 1 << 18
+_SPARE_BYTES: Final = 1 << 17  # what lies in buffers, and the head of the index
 
 
 class VideoReader:
@@ -240,8 +240,8 @@ class VideoWriter:
 
     def _spare(self) -> None:
         """Refuse a frame after which the index might not fit."""
-        # Two frames at what they take uncompressed: one may still be in the encoder.
-        needed = 3 * self._size[0] * self._size[1] + _INDEX_BYTES * self.written + _SPARE_BYTES
+        # A frame takes less than uncompressed, at 12 bits a pixel.
+        needed = 3 * self._size[0] * self._size[1] // 2 + _INDEX_BYTES * self.written + _SPARE_BYTES
         room = _room(self._temporary)
         if room < needed:
             raise InputError(

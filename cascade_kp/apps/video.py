@@ -100,7 +100,7 @@ def follow_video(
         if limit is None or done.frames < limit:
             done.problems += filter(None, [video.problem()])
     except CascadeError as error:  # of a sink; those of frames are results
-        done.problems.append(f"{error}; stopped after {done.frames:,} frames")
+        done.problems.append(f"{error}; stopped after {_counted(done.frames, 'frame')}")
     except KeyboardInterrupt:
         done.interrupted = True
     finally:
@@ -173,7 +173,9 @@ class _Drawn:
     def close(self, done: Followed) -> dict[str, str]:
         self._writer.close()
         count = self._writer.written
-        return {str(self._writer.path): f"{count:,} frames, {len(done.ids):,} faces"} if count else {}
+        return (
+            {str(self._writer.path): f"{_counted(count, 'frame')}, {_counted(len(done.ids), 'face')}"} if count else {}
+        )
 
 
 class _Table:
@@ -192,7 +194,7 @@ class _Table:
 
     def close(self, done: Followed) -> dict[str, str]:
         self._file.close()
-        return {str(self._file.path): f"{self._rows:,} rows of {done.frames:,} frames"}
+        return {str(self._file.path): f"{_counted(self._rows, 'row')} of {_counted(done.frames, 'frame')}"}
 
 
 class _Lines:
@@ -219,3 +221,7 @@ class _Lines:
     def close(self, done: Followed) -> dict[str, str]:
         del done
         return {}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cascade_kp.errors import InputError
+from cascade_kp.errors import ImageError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cascade_kp.apps.video import Followed
+    from cascade_kp.video import VideoReader
 
 __all__ = ["Video", "main"]
 
@@ -59,9 +68,6 @@ def main(arguments: list[str]) -> int:
     # A damaged video makes FFmpeg print a line for each block of pixels, in which what we say would drown.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    from cascade_kp.apps.video import follow_video
-    from cascade_kp.errors import ImageError
-    from cascade_kp.pipeline import Pipeline
     from cascade_kp.video import VideoReader
 
     camera = args.source.isdecimal() and not Path(args.source).exists()
@@ -70,25 +76,8 @@ def main(arguments: list[str]) -> int:
     except ImageError as error:
         print(f"cascade-kp: {error}", file=sys.stderr)
         return 1
-    with video:
-        pipe = Pipeline(
-            args.model,
-            stage=args.stage,
-            device=args.device,
-            backend=args.backend,
-            threads=args.threads,
-            min_score=args.min_score,
-        )
-        done = follow_video(
-            pipe,
-            video,
-            out=args.out,
-            csv=args.csv,
-            lines=sys.stdout if args.out is None and args.csv is None else None,
-            detect_every=args.detect_every,
-            smooth=args.smooth,
-            limit=args.frames,
-        )
+    with video, _terminated_as_interrupted():
+        done = _follow(args, video)
     for path, what in done.written.items():
         print(f"{path}: {what}")
     for problem in done.problems:
@@ -97,3 +86,40 @@ def main(arguments: list[str]) -> int:
         print(f"cascade-kp: stopped after {done.frames:,} frames", file=sys.stderr)
         return 130
     return 1 if done.problems else 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """`kill` and `docker stop` end it as Ctrl-C does: with the files finished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread has a say in signals
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _follow(args: Video, video: VideoReader) -> Followed:
+    from cascade_kp.apps.video import follow_video
+    from cascade_kp.pipeline import Pipeline
+
+    pipe = Pipeline(
+        args.model,
+        stage=args.stage,
+        device=args.device,
+        backend=args.backend,
+        threads=args.threads,
+        min_score=args.min_score,
+    )
+    return follow_video(
+        pipe,
+        video,
+        out=args.out,
+        csv=args.csv,
+        lines=sys.stdout if args.out is None and args.csv is None else None,
+        detect_every=args.detect_every,
+        smooth=args.smooth,
+        limit=args.frames,
+    )
