@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float64]
     ComplexArray = NDArray[np.complex128]
 
-__all__ = ["OneEuro", "SteadyFace", "Tracked", "Tracks"]
+__all__ = ["OneEuro", "SteadyFace", "Tracked", "Tracks", "face_size"]
 
 # Of the two filters of a face: cutoff at rest in Hz, Hz more for each face size a second, cutoff of the speed in Hz.
 # Chosen on the clips of `python -m benchmarks.tracking --choose`.
@@ -83,10 +83,14 @@ class SteadyFace:
     A face's pose in the picture (place, size, roll) is known far better than each of its points, so the two are
     filtered apart: the pose follows even slow movements, while the points are held still within the moving face. Speeds
     are in face sizes a second: one setting serves faces of every size.
+
+    Args:
+        pose: settings of the pose's :class:`OneEuro`.
+        shape: of the points'.
     """
 
-    def __init__(self) -> None:
-        self._pose, self._shape = OneEuro(*_POSE), OneEuro(*_SHAPE)
+    def __init__(self, pose: tuple[float, float, float] = _POSE, shape: tuple[float, float, float] = _SHAPE) -> None:
+        self._pose, self._shape = OneEuro(*pose), OneEuro(*shape)
         self._last: ComplexArray | None = None  # (K,) the filtered shape
         self._roll = 0.0
 
