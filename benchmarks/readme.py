@@ -298,11 +298,11 @@ def _tracking(results: Results) -> str:
     data, settings = result["data"], result["settings"]
     text = (
         f"`{shown(result['command'])}` prints this, by motion, and says what is measured how: made clips of "
-        f"{data['faces']} faces ({data['what']}), {settings['face_px']:.0f} px large, with a sensor's noise and JPEG, that "
-        f"rest, move, come nearer or roll by a known way, 30 frames a second; {data['left_out']} of {data['clips']} clips "
-        "left out, in which the face was not seen in every frame. Jitter and *off*, the distance from where the moving "
-        "face carries the networks' mean answer, are over the distance of the outer eye corners. No real videos are "
-        "among them."
+        f"{data['faces']} faces ({data['what']}), {settings['face_px']:.0f} px large, with a sensor's noise and JPEG, "
+        f"that rest, move, come nearer or roll by a known way, 30 frames a second; of {data['clips']} clips "
+        f"{data['left_out']} left out, in which the face was not seen in every frame. Jitter and *off*, the distance "
+        "from where the moving face carries the networks' mean answer, are over the distance of the outer eye corners. "
+        "No real videos are among them."
     )
     scenes = [
         [row["what"], f"{row['kept']} of {row['clips']}", f"{percent(row['seen'], 1)} %"] for row in result["numbers"]
@@ -310,9 +310,9 @@ def _tracking(results: Results) -> str:
     times = {row["what"]: ms(row["ms"]) for row in result["speed"]}
     followed, first, every = times.values()
     speed = (
-        f"A frame of 640 x 480 with one face takes {followed} ms of processor time, {first} where the detector runs in the "
-        f"first frame only, and {every} with the detector in every frame ({counted(settings['threads'], 'thread')}, "
-        f"`{settings['model']}`)."
+        f"A frame of 640 x 480 with one face takes {followed} ms of processor time, {first} where the detector runs in "
+        f"the first frame only, and {every} with the detector in every frame "
+        f"({counted(settings['threads'], 'thread')}, `{settings['model']}`)."
     )
     return "\n\n".join(
         [
