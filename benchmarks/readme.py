@@ -272,6 +272,58 @@ def _faces(results: Results) -> str:
     )
 
 
+def _tracking(results: Results) -> str:
+    """How still and how quick followed points are, and whether faces keep their numbers."""
+    result = results["tracking"]
+    rows = []
+    for row in result["filters"]:
+        motions = row["motions"]
+        worst = max(motions, key=lambda motion: abs(motion["lag_frames"]))
+        away, error = (sum(motion[key] for motion in motions) / len(motions) for key in ("off", "nme"))
+        rows.append(
+            [
+                row["filter"],
+                f"{percent(row['jitter'], 3)} %",
+                f"{row['ratio']:.1f} ({row['ratio_worst']:.1f})",
+                f"{worst['lag_frames']:.2f} ({worst['motion']})",
+                f"{percent(away, 2)} %",
+                f"{percent(error, 2)} %",
+                f"{percent(row['blink_kept'])} %, {row['blink_late_frames']:.1f}",
+            ]
+        )
+    head = [
+        "filter", "jitter at rest", "less by (worst face)", "largest lag, frames", "off in motion", "NME in motion",
+        "of a blink kept, frames late",
+    ]  # fmt: skip
+    data, settings = result["data"], result["settings"]
+    text = (
+        f"`{shown(result['command'])}` prints this, by motion, and says what is measured how: made clips of "
+        f"{data['faces']} faces ({data['what']}), {settings['face_px']:.0f} px large, with a sensor's noise and JPEG, "
+        f"that rest, move, come nearer or roll by a known way, 30 frames a second; of {data['clips']} clips "
+        f"{data['left_out']} left out, in which the face was not seen in every frame. Jitter and *off*, the distance "
+        "from where the moving face carries the networks' mean answer, are over the distance of the outer eye corners. "
+        "No real videos are among them."
+    )
+    scenes = [
+        [row["what"], f"{row['kept']} of {row['clips']}", f"{percent(row['seen'], 1)} %"] for row in result["numbers"]
+    ]
+    times = {row["what"]: ms(row["ms"]) for row in result["speed"]}
+    followed, first, every = times.values()
+    speed = (
+        f"A frame of 640 x 480 with one face takes {followed} ms of processor time, {first} where the detector runs in "
+        f"the first frame only, and {every} with the detector in every frame "
+        f"({counted(settings['threads'], 'thread')}, `{settings['model']}`)."
+    )
+    return "\n\n".join(
+        [
+            table(head, rows),
+            paragraph(text),
+            table(["heads cut out of these photographs", "every face kept its number", "seen"], scenes),
+            paragraph(speed),
+        ]
+    )
+
+
 def _ablation(results: Results) -> str:
     result = results["ablation"]
     first = result["rows"][0]
@@ -894,6 +946,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "retrain": _retrain,
     "stage-gains": _stage_gains,
     "targets": _targets,
+    "tracking": _tracking,
     "training": _training,
     "zoo": _zoo,
     "zoo-missing": _zoo_missing,
