@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "SchemeError",
+    "StoreError",
 ]
 
 
@@ -43,3 +44,7 @@ class ConfigError(CascadeError, ValueError):
 
 class ModelError(CascadeError, RuntimeError):
     """A model file that is missing, damaged, of another format, or does not fit its configuration."""
+
+
+class StoreError(CascadeError, OSError):
+    """A folder or an object store that cannot be read or written just now, or that another run holds."""

@@ -1,0 +1,1 @@
+"""Programs made of the library: many pictures on many machines."""
