@@ -114,11 +114,12 @@ def run_batch(
     settings = Settings.of(model, stage=stage, min_score=min_score, whole_picture=whole_picture)
     store = Store.of(str(out))
     began = time.perf_counter()
-    store.make("", "_plan", "_done", "_tries", *TABLES)
+    store.make("", "_plan")
     with hold(store, say) as lock:
         plan = make_plan(
             store, str(source), settings, shard_size=shard_size, column=column, extend=extend, say=say
         )
+        store.make("_done", "_tries", *TABLES)
         marks = store.names("_done")
         todo = [shard for shard in range(plan.shards) if mark_of(shard).removeprefix("_done/") not in marks]
         before, workers = plan.shards - len(todo), 0

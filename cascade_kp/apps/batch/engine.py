@@ -80,6 +80,7 @@ def on_ray(job: Job, shards: Sequence[int], cluster: Cluster) -> Iterator[tuple[
         StoreError: Ray itself failed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes to stderr, warnings of no use too
     ray: Any = import_module("ray")
     data: Any = import_module("ray.data")
     ours = not ray.is_initialized()
