@@ -21,7 +21,7 @@ class Batch:
 
     # As text: a URL is no Path.
     input: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
-    """Folder or URL (s3://, gs://) of pictures, of tars or of Parquet files; a pattern in quotes; one such tar or Parquet
+    """Folder or URL (s3://, gs://) of pictures, of tars or of Parquet files; a pattern in quotes; one tar or Parquet
     file; or a list .txt with a path or URL a line."""
     output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """Folder or URL that the tables faces/, images/ and errors/ are written to."""

@@ -26,10 +26,10 @@ from cascade_kp.data.synthetic import synthetic_faces
 from cascade_kp.errors import InputError, StoreError
 from cascade_kp.pipeline import Pipeline
 
-pa = pytest.importorskip("pyarrow")
-pytest.importorskip("fsspec")
+pytest.importorskip("fsspec", reason="needs fsspec: pip install 'cascade-kp[ray]'")
+pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cascade-kp[ray]'")
+pq = pytest.importorskip("pyarrow.parquet")
 
-import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cascade_kp.apps import batch
@@ -75,7 +75,7 @@ def in_process(monkeypatch):
     """Shards are done one after another by a worker in this process; Ray has tests of its own."""
 
     @contextlib.contextmanager
-    def serial(job, shards, cluster):
+    def serial(job, shards, _cluster):
         made = Worker(job)
         yield 1, (made.do(shard) for shard in shards)
 
@@ -148,6 +148,12 @@ def test_what_is_done_is_not_done_again(tmp_path, photos, model):
     exactly_once(tmp_path / "out", pictures_of(photos))
     changed = [path for path, was in before.items() if path.stat().st_mtime_ns != was]
     assert changed == [part]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path, photos, model):
+    photos.rename(tmp_path / "photos [1]")
+    assert run(tmp_path / "photos [1]", tmp_path / "out", model).images == FACES
 
 
 @pytest.mark.usefixtures("in_process")
@@ -279,7 +285,9 @@ def test_other_settings_are_refused(tmp_path, photos, model):
 def test_an_input_that_changed(tmp_path, photos, model, encoded):
     run(photos, tmp_path / "out", model)
     (photos / "face-00.png").rename(photos / "face-99.png")
-    with pytest.raises(InputError, match=r"1 new \(such as .*face-99\.png\), 1 gone \(such as .*face-00\.png\)\. --ext"):
+    with pytest.raises(
+        InputError, match=r"1 new \(such as .*face-99\.png\), 1 gone \(such as .*face-00\.png\)\. --ext"
+    ):
         run(photos, tmp_path / "out", model)
     said = []
     made = run(photos, tmp_path / "out", model, extend=True, say=said.append)
@@ -297,7 +305,7 @@ def test_a_second_run_is_kept_out(tmp_path, photos, model):
     out.mkdir()
     with (
         lock.hold(Store.of(str(out)), print),
-        pytest.raises(StoreError, match=f"that no other run writes to, got one of process {os.getpid()} on"),
+        pytest.raises(StoreError, match=rf"that no other run writes to, got one of process {os.getpid()} on"),
     ):
         run(photos, out, model)
     run(photos, out, model)
@@ -356,7 +364,9 @@ def test_a_disk_that_is_full_in_the_middle(tmp_path, photos, model, monkeypatch)
         write(path, content)
 
     monkeypatch.setattr(store, "write_file", full)
-    what = r"part-00002\.parquet: expected to write [\d,]+ bytes, got No space left on device; 1 shards failed so\. 3 of 4"
+    what = (
+        r"part-00002\.parquet: expected to write [\d,]+ bytes, got No space left on device; 1 shards failed so\. 3 of 4"
+    )
     with pytest.raises(StoreError, match=what):
         run(photos, tmp_path / "out", model)
     monkeypatch.setattr(store, "write_file", write)
@@ -406,7 +416,9 @@ def test_a_store_that_times_out(tmp_path, encoded, model):
     Flaky.silent = 2  # answers the third time
     assert run("flaky://bucket", tmp_path / "out", model).images == FACES
     Flaky.silent = 3
-    what = r"face-05\.png: expected to read it, got TimeoutError \(3 tries\); 1 shards failed so\. 2 of 3 shards are done"
+    what = (
+        r"face-05\.png: expected to read it, got TimeoutError \(3 tries\); 1 shards failed so\. 2 of 3 shards are done"
+    )
     with pytest.raises(StoreError, match=what):
         run("flaky://bucket", tmp_path / "again", model)
     made = run("flaky://bucket", tmp_path / "again", model)
@@ -425,7 +437,7 @@ def test_a_store_that_is_gone_stops_the_run_early(tmp_path, photos, model, monke
 
     monkeypatch.setattr("cascade_kp.apps.batch.sources.fetch", gone)
     monkeypatch.setattr(worker, "_READERS", 1)
-    with pytest.raises(StoreError, match="3 shards failed so. 0 of 14"):
+    with pytest.raises(StoreError, match=r"3 shards failed so\. 0 of 14"):
         run(photos, tmp_path / "out", model, shard_size=1)
     assert len(asked) == 3
 
@@ -485,7 +497,8 @@ def test_a_picture_that_kills_its_worker(tmp_path, photos, model):
         np.testing.assert_allclose(row["keypoints"], undisturbed[row["image"]]["keypoints"], atol=1e-3)
 
 
-def test_a_shard_whose_workers_die_elsewhere(tmp_path, photos, model, in_process):
+@pytest.mark.usefixtures("in_process")
+def test_a_shard_whose_workers_die_elsewhere(tmp_path, photos, model):
     run(photos, tmp_path / "out", model)
     (tmp_path / "out" / "_done" / "00001.json").unlink()
     note = tmp_path / "out" / "_tries" / "00001.json"
@@ -509,10 +522,10 @@ def test_without_ray(tmp_path, photos, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("in_process")
 def test_the_command(tmp_path, photos, model, capsys):
-    monkeypatched = ["batch", str(photos), str(tmp_path / "out"), "--model", str(model), "--whole-picture"]
+    command = ["batch", str(photos), str(tmp_path / "out"), "--model", str(model), "--whole-picture"]
     if find_spec("ray") is None:
         pytest.skip("needs ray")
-    assert main(monkeypatched) == 1
+    assert main(command) == 1
     said = capsys.readouterr()
     assert said.out == f"{tmp_path / 'out'}: 12 pictures, 12 faces, 2 errors\n"
     assert f"{photos / 'empty.jpg'}: expected" in said.err

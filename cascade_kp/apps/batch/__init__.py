@@ -60,7 +60,7 @@ class Summary:
     named: list[str] = field(default_factory=list)
 
 
-def run_batch(
+def run_batch(  # noqa: PLR0913 (as the command has options)
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -76,7 +76,7 @@ def run_batch(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int, Outcome | None], None] = lambda *_: None,
 ) -> Summary:
-    """Find the faces of all pictures of a folder, list, set of tars or of Parquet files, and write them as Parquet.
+    """Find the faces of all pictures of a folder, a list, tars or Parquet files, and write them as Parquet.
 
     What is done is not done again: after a kill, a full disk or a store that did not answer, the same call goes on.
 
@@ -103,7 +103,7 @@ def run_batch(
     Raises:
         InputError: The source or an option cannot be used, or the folder is of other settings, or of another input.
         ModelError: The model is unknown or its file cannot be used.
-        StoreError: Another run holds the folder; or a store does not answer or is full, and what is done so far is kept.
+        StoreError: Another run holds the folder; or a store does not answer or is full: what is done is kept.
     """
     require("ray", "pyarrow", "fsspec")
     if shard_size is not None and shard_size < 1:
@@ -116,9 +116,7 @@ def run_batch(
     began = time.perf_counter()
     store.make("", "_plan")
     with hold(store, say) as lock:
-        plan = make_plan(
-            store, str(source), settings, shard_size=shard_size, column=column, extend=extend, say=say
-        )
+        plan = make_plan(store, str(source), settings, shard_size=shard_size, column=column, extend=extend, say=say)
         store.make("_done", "_tries", *TABLES)
         marks = store.names("_done")
         todo = [shard for shard in range(plan.shards) if mark_of(shard).removeprefix("_done/") not in marks]

@@ -1,7 +1,7 @@
 """Ray Data: it starts the workers, gives them shards, starts anew those that die, and spreads over a cluster.
 
-What passes through Ray is small: numbers of shards in, what became of them out. Pictures and results go from the store to
-the worker and back, so that Ray's memory for objects never fills.
+What passes through Ray is small: numbers of shards in, what became of them out. Pictures and results go from the store
+to the worker and back, so that Ray's memory for objects never fills.
 """
 
 from __future__ import annotations

@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade_kp.apps.batch.store import Store
 from cascade_kp.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from cascade_kp.apps.batch.store import Store
 
 __all__ = ["BEAT_S", "STALE_S", "Lock", "hold"]
 
@@ -68,7 +67,10 @@ class Lock:
             raise StoreError(self.lost)
 
     def beat(self) -> None:
-        """Renew the heartbeat, or find out that the lock is another's; a store that does not answer is asked next time."""
+        """Renew the heartbeat, or find out that the lock is another's.
+
+        A store that does not answer is asked again next time.
+        """
         with contextlib.suppress(StoreError):
             held = _read(self.store)
             if held is not None and held.get("owner") != self.owner:

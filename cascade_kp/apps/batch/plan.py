@@ -1,7 +1,7 @@
 """What is to be done, decided once: the listing cut into shards, and the settings that decide the results.
 
-`_plan/plan.json` is written last and makes the plan valid. The listing lies beside it as Parquet, one row group a shard,
-so that a worker reads its own lines only.
+`_plan/plan.json` is written last and makes the plan valid. The listing lies beside it as Parquet, one row group a
+shard, so that a worker reads its own lines only.
 """
 
 from __future__ import annotations
@@ -185,16 +185,16 @@ def read_plan(store: Store) -> Plan | None:
         return None
     try:
         says: dict[str, Any] = json.loads(content)
-        if says.pop("format") != _FORMAT:
-            raise InputError(f"{store.at(_NAME)}: expected a plan of format {_FORMAT}, got one of another version")
+        form = says.pop("format")
         says["source"] = Input(**says["source"])
         says["settings"] = Settings(**says["settings"])
         says["parts"] = tuple(Part(**part) for part in says["parts"])
-        return Plan(**says)
-    except InputError:
-        raise
+        plan = Plan(**says)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{store.at(_NAME)}: expected a plan, got what is none ({error})") from error
+    if form != _FORMAT:
+        raise InputError(f"{store.at(_NAME)}: expected a plan of format {_FORMAT}, got {form!r}")
+    return plan
 
 
 def _refuse_others(store: Store) -> None:
@@ -237,8 +237,8 @@ def _new(store: Store, old: Plan, entries: Sequence[Entry], given: str, *, exten
         raise InputError(f"{given}: expected what {store.url} was planned for, got {got}. Choose another folder for it")
     if not extend:
         raise InputError(
-            f"{given}: expected what {store.url} was planned for, got {got}. --extend adds what is new; what is gone and "
-            f"not yet done becomes a row of the errors table"
+            f"{given}: expected what {store.url} was planned for, got {got}. --extend adds what is new; what is gone "
+            f"and not yet done becomes a row of the errors table"
         )
     return new
 
@@ -289,5 +289,7 @@ def _listing(url: str) -> Any:  # noqa: ANN401 (pyarrow has no types)
 def _digest(entries: Sequence[Entry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
-        digest.update(f"{entry.key}\0{entry.size}\0{entry.group}\0{entry.start}\0{entry.count}\n".encode(errors="surrogatepass"))
+        digest.update(
+            f"{entry.key}\0{entry.size}\0{entry.group}\0{entry.start}\0{entry.count}\n".encode(errors="surrogatepass")
+        )
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What goes in: folders and lists of pictures, tars as WebDataset has them, and Parquet; found, and read shard by shard."""
+"""What goes in: folders and lists of pictures, tars as WebDataset has them, and Parquet; found, and read by shards."""
 
 from __future__ import annotations
 
@@ -120,26 +120,16 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
         StoreError: The store does not answer.
     """
     fs, path = open_url(given)
-    protocol = given.split("://", 1)[0] + "://" if "://" in given else ""
-    local = not protocol or protocol == "file://"
+    remote = "://" in given and not given.startswith("file://")
 
     def plain(found: str) -> str:
-        return found if local else fs.unstrip_protocol(found)
+        return fs.unstrip_protocol(found) if remote else found
 
     what = f"{given}: expected to list it"
     try:
-        if any(sign in given for sign in "*?["):
-            head = given[: min(given.find(sign) for sign in "*?[" if sign in given)]
-            named = head.rsplit("/", 1)[0] if "/" in head else ""
-            found = patiently(lambda: fs.glob(path, detail=True), what)
-            top = open_url(named or ".")[1]
-        elif patiently(lambda: fs.isfile(path), what):
+        if patiently(lambda: fs.isfile(path), what):
             return _single(given, plain(path), int(fs.size(path) or -1), column, shard_size)
-        else:
-            found = patiently(lambda: fs.find(path, detail=True), what)
-            named, top = given.rstrip("/") or "/", path
-            if not found and not patiently(lambda: fs.exists(path), what):
-                raise InputError(f"{given}: expected a folder, a file or a pattern, got nothing that exists")
+        found, named, top = patiently(lambda: _found(fs, path, given), what)
     except OSError as error:
         if isinstance(error, CascadeError):
             raise
@@ -162,6 +152,18 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
     if kind == "tar":
         listing = [Entry(entry.key, entry.size, count=-1) for entry in listing]
     return _parquet(source, listing, column, shard_size) if kind == "parquet" else (source, listing)
+
+
+def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  # noqa: ANN401 (fsspec has no types)
+    """Files of a folder or pattern, the folder as given, and as the store calls it."""
+    if fs.exists(path):
+        return fs.find(path, detail=True), given.rstrip("/") or "/", path
+    signs = [given.find(sign) for sign in "*?[" if sign in given]
+    if not signs:
+        raise InputError(f"{given}: expected a folder, a file or a pattern, got nothing that exists")
+    head = given[: min(signs)]
+    named = head.rsplit("/", 1)[0] if "/" in head else ""
+    return fs.glob(path, detail=True), named, open_url(named or ".")[1]
 
 
 def _kind(path: str) -> Kind | None:
@@ -212,13 +214,15 @@ def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) ->
         looks = list(pool.map(look, files))
     names = {chosen for chosen, _, _ in looks}
     if len(names) > 1:
-        raise InputError(f"{source.given}: expected one column of pictures in all files, got {', '.join(sorted(names))}")
-    entries = []
+        raise InputError(
+            f"{source.given}: expected one column of pictures in all files, got {', '.join(sorted(names))}"
+        )
+    entries: list[Entry] = []
     for entry, (_, is_path, groups) in zip(files, looks, strict=True):
         for group, rows in enumerate(groups):
             step = shard_size if is_path else max(rows, 1)  # pictures of a group are read together
-            for start in range(0, rows, step):
-                entries.append(Entry(entry.key, entry.size, group, start, min(step, rows - start)))
+            starts = range(0, rows, step)
+            entries += [Entry(entry.key, entry.size, group, start, min(step, rows - start)) for start in starts]
     if not entries:
         raise InputError(f"{source.given}: expected rows, got none")
     return Input(source.given, source.root, "parquet", names.pop()), entries
@@ -278,7 +282,7 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
                 content = tar.extractfile(member)
                 data = b"" if content is None else content.read()
                 if len(data) != member.size:
-                    raise tarfile.ReadError("unexpected end of data")  # noqa: TRY301 (tarfile does not say it itself)
+                    raise tarfile.ReadError("unexpected end of data")  # tarfile does not say it itself
                 done += 1
                 tar.members.clear()  # it remembers all, and a tar may have millions
                 yield Picture(f"{name}#{member.name}", data)
@@ -327,7 +331,9 @@ def _of_row(url: str, name: str, value: object) -> Picture:
     text = value if isinstance(value, str) else path
     if not isinstance(text, str) or not text:
         return Picture(name, ImageError(f"{name}: expected a picture, got an empty cell"))
-    return Picture(text, text if "://" in text or posixpath.isabs(text) else posixpath.join(posixpath.dirname(url), text))
+    return Picture(
+        text, text if "://" in text or posixpath.isabs(text) else posixpath.join(posixpath.dirname(url), text)
+    )
 
 
 def _opened(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)

@@ -1,15 +1,14 @@
-"""Folders and object stores alike, through fsspec: reading that tries again, writing that is whole, and what went wrong.
+"""Folders and object stores alike, through fsspec: reading that tries again, writing that is whole, what went wrong.
 
-A failure is either of a picture (it is not there, it may not be read), which is a row of the errors table, or of the store
-(it does not answer, it is full), which is a `StoreError`: that says nothing of the picture, so nothing is written of it
-and the next run tries again.
+A failure is either of a picture (it is not there, it may not be read), which is a row of the errors table, or of the
+store (it does not answer, it is full), which is a `StoreError`: that says nothing of the picture, so nothing is written
+of it and the next run tries again.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +18,8 @@ from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
 from cascade_kp.files import write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
 
 __all__ = ["DELAYS_S", "Store", "fetch", "open_url", "patiently", "require"]

@@ -16,27 +16,28 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cascade_kp.apps.batch import sources
 from cascade_kp.apps.batch.plan import Settings, read_plan
+from cascade_kp.apps.batch.store import Store
 from cascade_kp.errors import CascadeError, ImageError, StoreError
 from cascade_kp.images import decode_image
 from cascade_kp.pipeline import Pipeline
+from cascade_kp.runtime import Backend
 from cascade_kp.threads import in_order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from cascade_kp.apps.batch.plan import Plan
     from cascade_kp.apps.batch.sources import Picture
-    from cascade_kp.apps.batch.store import Store
-    from cascade_kp.runtime import Backend
     from cascade_kp.structures import Face
 
 __all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of"]
@@ -304,7 +305,9 @@ class _Shard:
         tries.update(attempt=tries["attempt"] + 1, now=None)
         if tries["nameless"] >= _NAMELESS:
             what = f"shard {self.shard}: expected a worker to finish it, got {tries['attempt'] - 1} that died"
-            raise StoreError(f"{what}, not at a picture but at reading the plan or writing the results: too little memory?")
+            raise StoreError(
+                f"{what}, not at a picture but at reading the plan or writing the results: too little memory?"
+            )
         self._write_tries(tries)
         return tries
 
@@ -313,9 +316,7 @@ class _Shard:
 
     # ------------------------------------------------------------------------------------------ tables
 
-    def _write(
-        self, number: int, name: str, result: list[Face] | CascadeError, size: object = None
-    ) -> None:
+    def _write(self, number: int, name: str, result: list[Face] | CascadeError, size: object = None) -> None:
         """Rows of one picture."""
         of = {"image": _text(name), "shard": self.shard, "index": number}
         if isinstance(result, CascadeError) or not isinstance(size, tuple):
