@@ -21,21 +21,18 @@ import pytest
 from PIL import Image, PngImagePlugin
 from protocol_case import tiny_model
 
+from cascade_kp.apps import batch
+from cascade_kp.apps.batch import lock, run_batch, store, worker
+from cascade_kp.apps.batch.store import Store
+from cascade_kp.apps.batch.worker import Worker
 from cascade_kp.cli import main
 from cascade_kp.data.synthetic import synthetic_faces
 from cascade_kp.errors import InputError, StoreError
 from cascade_kp.pipeline import Pipeline
 
-pytest.importorskip("fsspec", reason="needs fsspec: pip install 'cascade-kp[ray]'")
+memory = pytest.importorskip("fsspec.implementations.memory", reason="needs fsspec: pip install 'cascade-kp[ray]'")
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cascade-kp[ray]'")
 pq = pytest.importorskip("pyarrow.parquet")
-
-from fsspec.implementations.memory import MemoryFileSystem
-
-from cascade_kp.apps import batch
-from cascade_kp.apps.batch import lock, run_batch, store, worker
-from cascade_kp.apps.batch.store import Store
-from cascade_kp.apps.batch.worker import Worker
 
 FACES = 12
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'cascade-kp[ray]'")
@@ -250,7 +247,7 @@ def test_what_cannot_be_an_input(tmp_path, photos, model):
 
 @pytest.mark.usefixtures("in_process")
 def test_an_object_store(encoded, model):
-    fs = MemoryFileSystem()
+    fs = memory.MemoryFileSystem()
     for name, content in encoded.items():
         fs.pipe_file(f"/bucket/photos/{name}", content)
     made = run("memory://bucket/photos", "memory://bucket/out", model)
@@ -273,7 +270,7 @@ def test_other_settings_are_refused(tmp_path, photos, model):
         run(photos, tmp_path / "out", other)
     with pytest.raises(InputError, match=r"got stage: regions there, coarse now; shard size: 4 there, 5 now"):
         run(photos, tmp_path / "out", model, stage="coarse", shard_size=5)
-    with pytest.raises(InputError, match="got input: .*photos there, .*more now"):
+    with pytest.raises(InputError, match=r"got input: .*photos there, .*more now"):
         run(photos / "more", tmp_path / "out", model)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
@@ -393,7 +390,7 @@ def test_a_disk_that_is_really_full(tmp_path, photos, model):
         subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the plan's file is still open
 
 
-class Flaky(MemoryFileSystem):
+class Flaky(memory.MemoryFileSystem):
     """A store that does not answer as often as it is told."""
 
     protocol = "flaky"

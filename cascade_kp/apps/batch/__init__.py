@@ -81,8 +81,8 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
     What is done is not done again: after a kill, a full disk or a store that did not answer, the same call goes on.
 
     Args:
-        source: a folder or URL of pictures, of tars (WebDataset) or of Parquet files; a pattern; one tar or Parquet file;
-            or a list, ``.txt``, with a path or URL a line.
+        source: a folder or URL of pictures, of tars (WebDataset) or of Parquet files; a pattern; one tar or Parquet
+            file; or a list, ``.txt``, with a path or URL a line.
         out: folder or URL of the results: ``faces/``, ``images/`` and ``errors/`` with a Parquet file a shard.
         model: as of `Pipeline`.
         stage: as of `Pipeline`.
