@@ -6,16 +6,16 @@ all, `engine` spreads the workers with Ray Data, `lock` keeps a second run out, 
 
 from __future__ import annotations
 
-import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from cascade_kp.apps.batch.engine import Cluster, on_ray
 from cascade_kp.apps.batch.lock import hold
 from cascade_kp.apps.batch.plan import Settings, make_plan
-from cascade_kp.apps.batch.store import Store, patiently, require
-from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of
+from cascade_kp.apps.batch.store import Store, require
+from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked
 from cascade_kp.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "Summary", "run_batch"]
 
+_READERS = 16  # marks asked for at a time
 _IN_A_ROW = 3  # shards that may fail one after another, at least
 
 
@@ -168,10 +169,14 @@ def _summary(store: Store, plan: Plan, before: int, workers: int, seconds: float
     Raises:
         StoreError: A mark is missing, or the sum is not what was planned.
     """
-    fs, folder = store.path("_done")
-    paths = [store.path(mark_of(shard))[1] for shard in range(plan.shards)]
-    marks = patiently(lambda: fs.cat(paths), f"{folder}: expected to read the marks of {plan.shards:,} shards")
-    outcomes = [Outcome(**json.loads(marks[path])) for path in paths]
+    with ThreadPoolExecutor(_READERS) as pool:
+        marks = list(pool.map(lambda shard: marked(store, shard), range(plan.shards)))
+    outcomes = [mark for mark in marks if mark is not None]
+    if len(outcomes) != plan.shards:
+        what = f"{store.url}: expected the marks of all {plan.shards:,} shards in _done"
+        raise StoreError(
+            f"{what}, got {len(outcomes):,}; remove what is left of the others, and give the command again"
+        )
     images, errors = sum(one.images for one in outcomes), sum(one.errors for one in outcomes)
     if plan.pictures is not None and images + errors != plan.pictures:
         raise StoreError(f"{store.url}: expected {plan.pictures:,} pictures, as planned, got {images + errors:,}")

@@ -247,7 +247,7 @@ def _planned(store: Store, plan: Plan) -> list[Entry]:
     found = []
     for part in plan.parts:
         table = _listing(store.at(part.file))
-        columns = patiently(lambda table=table: table.read().to_pydict(), f"{store.at(part.file)}: expected to read it")
+        columns = patiently(table.read, f"{store.at(part.file)}: expected to read it").to_pydict()
         found += [Entry(*row) for row in zip(*(columns[name] for name in _OF_ENTRY), strict=True)]
     return found
 

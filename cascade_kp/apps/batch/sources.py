@@ -156,6 +156,7 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
 
 def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  # noqa: ANN401 (fsspec has no types)
     """Files of a folder or pattern, the folder as given, and as the store calls it."""
+    fs.invalidate_cache()  # what is there now, and not what this process saw before
     if fs.exists(path):
         return fs.find(path, detail=True), given.rstrip("/") or "/", path
     signs = [given.find(sign) for sign in "*?[" if sign in given]
@@ -284,7 +285,7 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
                 if len(data) != member.size:
                     raise tarfile.ReadError("unexpected end of data")  # tarfile does not say it itself
                 done += 1
-                tar.members.clear()  # it remembers all, and a tar may have millions
+                tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
                 yield Picture(f"{name}#{member.name}", data)
     except _DAMAGE as error:
         what = f"{name}: expected a whole tar, got damage after {done:,} pictures ({reason(error)})"
@@ -323,12 +324,9 @@ def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
 
 
 def _of_row(url: str, name: str, value: object) -> Picture:
-    path: object = None
-    if isinstance(value, dict):
-        value, path = value.get("bytes"), value.get("path")
-    if isinstance(value, bytes):
-        return Picture(name, value)
-    text = value if isinstance(value, str) else path
+    data, text = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
+    if isinstance(data, bytes):
+        return Picture(name, data)
     if not isinstance(text, str) or not text:
         return Picture(name, ImageError(f"{name}: expected a picture, got an empty cell"))
     return Picture(

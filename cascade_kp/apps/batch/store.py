@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -165,7 +166,7 @@ class Store:
         return open_url(self.at(name) if name else self.url)
 
     def make(self, *folders: str) -> None:
-        """Make folders, where a file system has such.
+        """Make folders, where the store has such; an object store has none, and some would make a bucket.
 
         Raises:
             InputError: It is a file, or may not be made.
@@ -173,8 +174,10 @@ class Store:
         """
         for name in folders:
             fs, path = self.path(name)
+            if getattr(fs, "async_impl", False):  # of fsspec, these are the object stores
+                continue
             try:
-                patiently(lambda fs=fs, path=path: fs.makedirs(path, exist_ok=True), f"{path}: expected to make it")
+                patiently(partial(fs.makedirs, path, exist_ok=True), f"{path}: expected to make it")
             except OSError as error:
                 if isinstance(error, CascadeError):
                     raise

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cascade_kp.apps.batch.sources import Picture
     from cascade_kp.structures import Face
 
-__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of"]
+__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked"]
 
 TABLES = ("faces", "images", "errors")
 
@@ -133,7 +133,7 @@ class Worker:
         """
         store = self._job.store
         try:
-            done = _marked(store, shard)
+            done = marked(store, shard)
             if done is not None:  # another worker's, thought dead, that was only slow to say so
                 return done
             if self._ready is None:
@@ -361,7 +361,7 @@ class _Shard:
         return pa_.Table.from_pylist(self.rows[name], schema=schema)
 
 
-def _marked(store: Store, shard: int) -> Outcome | None:
+def marked(store: Store, shard: int) -> Outcome | None:
     """What a shard's mark says; None where it is not done."""
     content = store.read(mark_of(shard))
     if content is None:
