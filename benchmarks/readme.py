@@ -590,6 +590,42 @@ def _breakdown(results: Results) -> str:
     return table(["", "", "crop", "sampling", "networks", "rest", "whole, ms"], rows)
 
 
+def _batch(results: Results) -> str:
+    if not results.has("batch"):
+        return "Not measured yet: `python -m benchmarks.batch --json benchmarks/results/batch.json`."
+    result = results["batch"]
+    rows = [
+        [
+            f"{row['workers']}",
+            f"{row['faces_s']:.1f}",
+            f"{row['start_s']:.0f}",
+            f"{row['peak_mb']:,.0f}",
+            f"{row['bytes_face']:,.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    killed, one = result["killed"], result["rows"][0]
+    text = (
+        f"`{shown(result['command'])}`: {killed['pictures']:,} drawn faces of 112 px, nothing detected, model "
+        f"`{result['settings']['model']}`. With {counted(killed['workers_killed'], 'worker')} and "
+        f"{counted(killed['commands_killed'], 'command')} killed on the way: lost {killed['lost']}, doubled "
+        f"{killed['doubled']}, {killed['errors']:,} in the errors table."
+    )
+    whole = (
+        f"So 10^9 such faces are {1e9 / one['faces_s'] / 3600:,.0f} core-hours and "
+        f"{1e9 * one['bytes_face'] / 1e12:.1f} TB of results."
+    )
+    if results.has("throughput"):
+        found = results["throughput"]
+        core = found.get("rows")[0]
+        whole += (
+            f" Photographs cost more, as they are decoded and searched: at {core['pictures_s']:.1f} pictures/s a core "
+            f"(`{shown(found['command'])}`), 10^9 are {1e9 / core['pictures_s'] / 3600:,.0f} core-hours."
+        )
+    head = ["workers", "faces/s", "s to start", "MB a worker, peak", "bytes of results a face"]
+    return "\n\n".join([table(head, rows), paragraph(text), paragraph(whole)])
+
+
 def _latency(results: Results) -> str:
     result = results["latency"]
 
@@ -926,6 +962,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "ablation": _ablation,
     "accuracy": _accuracy,
     "augment": _augment,
+    "batch": _batch,
     "breakdown": _breakdown,
     **{f"card-{name}": _card(name) for name in MODELS},
     "card-kaggle15": _card("kaggle15", ("15", "right_eye", "left_eye", "mouth")),

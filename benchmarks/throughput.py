@@ -60,7 +60,7 @@ def stream(model: str, paths: Sequence[str], cores: int) -> dict[str, Any]:
 
 
 def parts(model: str, paths: Sequence[str]) -> dict[str, float]:
-    """ms of CPU time a picture, by part."""
+    """Ms of CPU time a picture, by part."""
     import cv2  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def parts(model: str, paths: Sequence[str]) -> dict[str, float]:
     ):
         setattr(owner, name, watched(getattr(owner, name), part, spent, time.process_time))
     for i, path in enumerate([*paths[:3], *paths]):
-        if i == 3:  # noqa: PLR2004
+        if i == 3:
             spent.clear()
         pipe(path)
     return {part: 1e3 * spent[part] / len(paths) for part in PARTS}

@@ -15,6 +15,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "SchemeError",
+    "StoreError",
 ]
 
 
@@ -48,3 +49,7 @@ class ModelError(CascadeError, RuntimeError):
 
 class HubError(CascadeError, RuntimeError):
     """A model hub that cannot be reached, refuses, or gives something else than was asked for."""
+
+
+class StoreError(CascadeError, OSError):
+    """A folder or an object store that cannot be read or written just now, or that another run holds."""

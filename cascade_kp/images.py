@@ -30,13 +30,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "as_image", "describe", "image_size", "read_image", "read_reduced"]
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "SUFFIXES",
+    "as_image",
+    "decode_image",
+    "describe",
+    "image_size",
+    "read_image",
+    "read_reduced",
+]
 
 MAX_PIXELS: Final = 128_000_000
 """Largest picture decoded, in pixels; read from the header, before any memory is spent."""
 
 MIN_SIDE: Final = 2
 """Smallest height and width in px: one row or column of pixels has nothing to interpolate."""
+
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".jp2"}
+)
+"""What the names of picture files end in, in small letters, where folders are searched for them."""
 
 FLOAT_TOLERANCE: Final = 1e-3
 """How far a float picture may leave [0, 1], where resampling overshoots, before it is refused."""
@@ -87,6 +102,22 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             `MAX_PIXELS` pixels or a side under `MIN_SIDE` px.
     """
     return _read(path, 1.0)[0]
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode the bytes of a picture file, as `read_image` does.
+
+    Args:
+        data: The file's content.
+        name: For the messages.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and writable, in the frame of the upright picture.
+
+    Raises:
+        ImageError: As `read_image`.
+    """
+    return _decode(_identify(io.BytesIO(data), name), name)
 
 
 def read_reduced(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np.uint8], tuple[int, int]]:

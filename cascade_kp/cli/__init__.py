@@ -10,6 +10,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "predict": "find the faces and keypoints of pictures",
+    "batch": "find the faces of millions of pictures, on many cores or machines",
     "video": "follow the faces of a video or a camera",
     "train": "train a cascade from a recipe",
     "retrain": "train one region of a model anew, the rest untouched",

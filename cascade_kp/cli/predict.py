@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Predict", "main"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".jp2"}
 _PENDING_PICTURES = 4  # decoded pictures that wait to be drawn on
 
 
@@ -149,12 +148,14 @@ def _named(path: str, error: CascadeError) -> str:
 
 
 def _expand(given: tuple[str, ...]) -> Iterator[str]:
+    from cascade_kp.images import SUFFIXES
+
     for path in given:
         folder = Path(path)
         if not (path and folder.is_dir()):
             yield path
             continue
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise InputError(f"{path}: expected a folder with pictures, found none in it")
         for picture in found:
