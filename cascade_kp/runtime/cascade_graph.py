@@ -31,29 +31,36 @@ if TYPE_CHECKING:
 __all__ = ["cascade_graph"]
 
 
-def cascade_graph(cascade: Cascade, texts: Mapping[str, str] | None = None) -> onnx.ModelProto:
+def cascade_graph(
+    cascade: Cascade, texts: Mapping[str, str] | None = None, *, stage_one: bool = False
+) -> onnx.ModelProto:
     """Write a cascade as an ONNX model.
 
     Args:
         cascade: in evaluation mode, its batch norms folded away.
-        texts: what ``image``, ``boxes``, ``keypoints`` and ``sigma`` are, for whoever reads the file.
+        texts: what each input and output is, for whoever reads the file.
+        stage_one: also answer what stage one said.
 
     Returns:
         A model with inputs ``image`` (H, W, 3) uint8 RGB and ``boxes`` (N, 4) float32 xyxy px, and outputs
         ``keypoints`` (N, K, 2) and ``sigma`` (N, K) float32 px, image frame; NaN for a box that
-        ``geometry.check_boxes`` refuses.
+        ``geometry.check_boxes`` refuses. With ``stage_one`` also ``coarse`` (N, K, 2) and ``coarse_sigma`` (N, K), the
+        same as stage one says them, and ``score`` (N,), the probability of a face.
     """
     graph, count = Graph(), len(cascade.scheme)
     image, boxes = graph.input("image", np.uint8), graph.input("boxes", np.float32)
-    keypoints, sigma = graph.loop(
+    sides: dict[str, list[int | str]] = {"keypoints": [count, 2], "sigma": [count]}
+    if stage_one:
+        sides |= {"coarse": [count, 2], "coarse_sigma": [count], "score": []}
+    outputs = graph.loop(
         graph.size(boxes, 0),
-        lambda turn, _: _face(graph, cascade, image, boxes.take(turn, 0)),
-        shapes=[[count, 2], [count]],
+        lambda turn, _: _face(graph, cascade, image, boxes.take(turn, 0))[: len(sides)],
+        shapes=list(sides.values()),
     )
     return graph.model(
         "cascade_kp",
         {"image": (np.uint8, ["height", "width", 3]), "boxes": (np.float32, ["faces", 4])},
-        {"keypoints": (keypoints, ["faces", count, 2]), "sigma": (sigma, ["faces", count])},
+        {name: (value, ["faces", *sides[name]]) for name, value in zip(sides, outputs, strict=True)},
         texts,
     )
 
@@ -66,35 +73,37 @@ class _Answer(NamedTuple):
 
 
 def _face(graph: Graph, cascade: Cascade, image: Value, box: Value) -> list[Value]:
-    """(K, 2) keypoints and (K,) sigma of the face in a (4,) box."""
+    """Of the face in a (4,) box (K, 2) keypoints and (K,) sigma, the same of stage one, and the score."""
     config = cascade.config
     usable = crop_graph.usable(graph, image, box)
     # Any box in place of one that cannot be used, so that nothing stops; its points are thrown away.
     box = usable.where(box, graph.constant(np.array([0, 0, 1, 1], np.float32)))
     crop = crop_graph.working_crop(graph, image, box, config.working_face_px, config.working_context)
     inside = (box.reshape(2, 2) - crop.shift) / crop.scale
-    points, sigma = _cascade(graph, cascade, crop, inside.reshape(4))
+    *said, score = _cascade(graph, cascade, crop, inside.reshape(4))
     scale = crop.scale
-    found = points * scale + crop.shift, sigma * (scale.take(0, 0) * scale.take(1, 0)).apply("Sqrt")
-    return [usable.where(value, math.nan) for value in found]
+    length = (scale.take(0, 0) * scale.take(1, 0)).apply("Sqrt")
+    found = [value * length if i % 2 else value * scale + crop.shift for i, value in enumerate(said)]
+    return [usable.where(value, math.nan) for value in (*found, score)]
 
 
-def _cascade(graph: Graph, cascade: Cascade, crop: Crop, box: Value) -> tuple[Value, Value]:
-    """Points (K, 2) and calibrated sigma (K,), both px of the working crop."""
+def _cascade(graph: Graph, cascade: Cascade, crop: Crop, box: Value) -> list[Value]:
+    """Points (K, 2) and calibrated sigma (K,), the same of stage one, all px of the working crop; and a score."""
     stage_one, config = cascade.coarse, cascade.config
-    frames, said = _stage_one(graph, cascade, crop, box)
+    (frames, said), face = _stage_one(graph, cascade, crop, box)
     size = config.coarse.input_px
     points = said.points.reshape(-1, 2) * size
     side = frames.linear.take(0, 2).norm(1) * size
     coarse, coarse_sigma = crop_graph.apply(frames, points).reshape(-1, 2), said.log_sigma.apply("Exp") * side
     coarse_sigma = coarse_sigma.reshape(-1)
-    keypoints, sigma = coarse, coarse_sigma * graph.constant(stage_one.sigma_scale)
+    keypoints, sigma = coarse, (calibrated := coarse_sigma * graph.constant(stage_one.sigma_scale))
     if cascade.regions:
         boxes = _region_boxes(graph, cascade, crop, frames, points)
         keypoints, sigma = _fused(graph, cascade, coarse, coarse_sigma, *_refine(graph, cascade, crop, frames, boxes))
     if config.label_offset:
-        keypoints += frames.linear.take(0, 2) * (size * config.label_offset)
-    return keypoints, sigma
+        shift = frames.linear.take(0, 2) * (size * config.label_offset)
+        keypoints, coarse = keypoints + shift, coarse + shift
+    return [keypoints, sigma, coarse, calibrated, face.apply("Sigmoid").reshape()]
 
 
 # ---------------------------------------------------------------------------------------------- networks
@@ -121,15 +130,16 @@ def _asked(graph: Graph, net: KeypointNet, seen: Value, views: int, flip: list[i
     return Said(*(value.mean(0, keep=True) for value in said._replace(points=said.points + moved)))
 
 
-def _stage_one(graph: Graph, cascade: Cascade, crop: Crop, box: Value) -> _Answer:
-    """As ``StageOne.forward``."""
+def _stage_one(graph: Graph, cascade: Cascade, crop: Crop, box: Value) -> tuple[_Answer, Value]:
+    """As ``StageOne.forward``; the face logit is that of the first pass."""
     one = cascade.coarse
     net = one.net if one.first is None else one.first
     answer = _sought(graph, cascade, crop, box, net)
+    face = answer.said.face
     for left in range(one.passes - 1, 0, -1):
         upright = _upright(graph, cascade, answer, net, net := net if left > 1 else one.net)
         answer = _Answer(upright, _look(graph, cascade, crop, net, upright, last=left == 1))
-    return _reframed(graph, cascade, crop, answer) if one.look_again else answer
+    return _reframed(graph, cascade, crop, answer) if one.look_again else answer, face
 
 
 def _look(graph: Graph, cascade: Cascade, crop: Crop, net: KeypointNet, frames: Frames, *, last: bool) -> Said:
