@@ -15,9 +15,10 @@ import socket
 import socketserver
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 import cv2
@@ -29,11 +30,12 @@ from cascade_kp.pipeline import Pipeline
 from cascade_kp.weights import available_models, model_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from cascade_kp.models.cascade import Stage
     from cascade_kp.runtime import Backend
     from cascade_kp.structures import Face
 
@@ -46,7 +48,13 @@ MAX_BYTES = 50_000_000
 _AT_ONCE = 4  # bodies that are read or decoded at a time; more requests wait for one of them
 _MAX_BOXES = 256
 _IDLE_S = 60.0
-_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "png": "image/png", "json": "application/json"}
+_TYPES = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "png": "image/png",
+    "json": "application/json",
+}
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -84,17 +92,19 @@ class Demo:
         for model in models:
             model_path(model)
         self.models = tuple(dict.fromkeys([*models, *available_models()]))
+        self._options: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
         self._pipes: dict[str, Pipeline] = {}
-        self._lock = threading.Lock()
-        self._device, self._backend, self._threads = device, backend, threads
-        self._pipe(self.models[0])
+        # One thread for all: the detector's classifiers belong to the thread that loaded them, torch's number of
+        # threads to the whole process.
+        self._worker = ThreadPoolExecutor(1, "demo")
+        self._worker.submit(self._pipe, self.models[0]).result()
 
     def predict(
         self,
         data: bytes,
         name: str,
         model: str,
-        stage: Literal["coarse", "regions"],
+        stage: Stage,
         boxes: list[list[float]] | None = None,
     ) -> dict[str, Any]:
         """The faces of a picture.
@@ -117,13 +127,8 @@ class Demo:
         image = decode_image(data, name)
         decoded = time.perf_counter()
         timing = [["decode", 1e3 * (decoded - began)]]
-        with self._lock:  # threads of torch are a setting of the whole process
-            if model not in self._pipes:
-                began = time.perf_counter()
-                self._pipe(model)
-                timing.append(["load the model, once", 1e3 * (time.perf_counter() - began)])
-            pipe = self._pipes[model]
-            faces, spent = pipe.timed(image, boxes, stage=stage)
+        pipe, loaded, faces, spent = self._worker.submit(self._run, image, boxes, model, stage).result()
+        timing += [["load the model, once", 1e3 * loaded]] if loaded else []
         rest = "regions" if stage == "regions" and pipe.info.config.regions else "rest"
         names = {"detect": "detect", "stage_one": "stage one", "regions": rest}
         timing += [[names[part], 1e3 * seconds] for part, seconds in spent.items()]
@@ -137,8 +142,19 @@ class Demo:
             "timing": timing,
         }
 
-    def _pipe(self, model: str) -> None:
-        self._pipes[model] = Pipeline(model, device=self._device, backend=self._backend, threads=self._threads)
+    def _run(
+        self, image: NDArray[np.uint8], boxes: object, model: str, stage: Stage
+    ) -> tuple[Pipeline, float, list[Face], dict[str, float]]:
+        """A pipeline, the seconds that loading it took, its faces, and the seconds that its parts took."""
+        began, known = time.perf_counter(), model in self._pipes
+        pipe = self._pipe(model)
+        loaded = 0.0 if known else time.perf_counter() - began
+        return pipe, loaded, *pipe.timed(image, boxes, stage=stage)
+
+    def _pipe(self, model: str) -> Pipeline:
+        if model not in self._pipes:
+            self._pipes[model] = Pipeline(model, **self._options)
+        return self._pipes[model]
 
 
 def _plain(face: Face) -> dict[str, Any]:
@@ -253,17 +269,19 @@ class _Handler(BaseHTTPRequestHandler):
             path = urlsplit(self.path).path
             if path not in ("/predict", "/picture"):
                 self._refuse(HTTPStatus.NOT_FOUND, f"there is no {path} here")
-            asked = self._asked() if path == "/predict" else {}
+            query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
+            name = query.get("name", "the picture")
+            asked = self._asked(query) if path == "/predict" else {}
             length = self._length()
             with self.server.room:
                 data = self.rfile.read(length)
                 if len(data) < length:
                     self._refuse(HTTPStatus.BAD_REQUEST, f"expected {length} bytes, got {len(data)}")
                 if path == "/predict":
-                    said = self.server.demo.predict(data, **asked)
+                    said = self.server.demo.predict(data, name, **asked)
                     self._answer(json.dumps(said, allow_nan=False).encode(), "json")
                 else:
-                    self._answer(_png(decode_image(data)), "png")
+                    self._answer(_png(decode_image(data, name)), "png")
         except _RefusedError as refused:
             self._error(refused.status, str(refused))
         except CascadeError as error:
@@ -277,7 +295,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _guard(self) -> None:
         host = self.headers.get("Host", "")
         if not self.server.knows(host):
-            self._refuse(HTTPStatus.FORBIDDEN, f"Host: expected an address, localhost or {self.server.host}, got {host!r}")
+            self._refuse(
+                HTTPStatus.FORBIDDEN, f"Host: expected an address, localhost or {self.server.host}, got {host!r}"
+            )
         origin = self.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != host:
             self._refuse(HTTPStatus.FORBIDDEN, f"Origin: expected this page's own, {host}, got {origin!r}")
@@ -293,8 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
         return length
 
-    def _asked(self) -> dict[str, Any]:
-        query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
+    def _asked(self, query: Mapping[str, str]) -> dict[str, Any]:
         models, stages = self.server.demo.models, ("regions", "coarse")
         model, stage = query.get("model", models[0]), query.get("stage", "regions")
         if model not in models:  # never a path of the visitor's choice
@@ -311,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
             if len(rows) > _MAX_BOXES or any(len(row) != 4 for row in boxes):
                 expected = f"at most {_MAX_BOXES} of x0,y0,x1,y1, with ; between them"
                 self._refuse(HTTPStatus.BAD_REQUEST, f"boxes: expected {expected}, got {query['boxes'][:80]!r}")
-        return {"name": query.get("name", "the picture"), "model": model, "stage": stage, "boxes": boxes}
+        return {"model": model, "stage": stage, "boxes": boxes}
 
     def _refuse(self, status: HTTPStatus, text: str) -> NoReturn:
         raise _RefusedError(status, text)

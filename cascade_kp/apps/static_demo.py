@@ -112,6 +112,12 @@ def _runtime_files(given: Path) -> dict[str, Path]:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1")
-    if not (parts.scheme == "https" or local) or not parts.netloc or parts.query or parts.fragment or ";" in parts.netloc:
+    if (
+        not (parts.scheme == "https" or local)
+        or not parts.netloc
+        or parts.query
+        or parts.fragment
+        or ";" in parts.netloc
+    ):
         raise InputError(f"ort-url: expected the https address of onnxruntime-web's dist, got {url!r}")
     return url if url.endswith("/") else f"{url}/"

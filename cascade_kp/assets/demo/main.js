@@ -12,7 +12,8 @@ let picture = null; // {name, blob, bitmap}; of the webcam without blob until it
 let result = null; // what the back end said of it
 let boxes = null; // those that the user gave for it, or null
 let camera = null;
-let dragged = null;
+let dragged = null; // the box under the hand
+let closer = null; // number of the face that fills the frame, or null for the whole picture
 let hidden = new Set();
 let current = { abort: () => {} };
 
@@ -38,6 +39,11 @@ function calm() {
   $("message").hidden = true;
 }
 
+function busy(working) {
+  if (working) document.body.setAttribute("aria-busy", "true");
+  else document.body.removeAttribute("aria-busy");
+}
+
 // ------------------------------------------------------------------------------------------------ pictures
 
 const UNCHANGED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
@@ -45,6 +51,7 @@ const UNCHANGED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imag
 async function open(blob, name) {
   stopCamera();
   calm();
+  busy(true);
   const next = { name, blob, bitmap: null };
   try {
     next.bitmap = await createImageBitmap(blob, UNCHANGED);
@@ -64,7 +71,7 @@ async function open(blob, name) {
     }
   }
   picture?.bitmap.close();
-  [picture, result, boxes] = [next, null, null];
+  [picture, result, boxes, closer] = [next, null, null, null];
   $("frame").classList.remove("empty");
   $("boxes").hidden = canvas.hidden = false;
   paint();
@@ -73,10 +80,11 @@ async function open(blob, name) {
 
 function clear() {
   picture?.bitmap.close();
-  [picture, result, boxes] = [null, null, null];
+  [picture, result, boxes, closer] = [null, null, null, null];
   $("frame").classList.add("empty");
   for (const id of ["boxes", "canvas", "regions", "faces", "timing"]) $(id).hidden = true;
   say("Open, drop or paste a picture.");
+  busy(false);
 }
 
 async function look() {
@@ -85,7 +93,7 @@ async function look() {
   const own = (current = new AbortController());
   calm();
   say("Looking …");
-  document.body.setAttribute("aria-busy", "true");
+  busy(true);
   try {
     const answer = await backend.predict(picture, { ...choices(), boxes, progress: say }, own.signal);
     if (own.signal.aborted) return;
@@ -105,7 +113,7 @@ async function look() {
     say("");
     complain(error);
   } finally {
-    if (!own.signal.aborted) document.body.removeAttribute("aria-busy");
+    if (!own.signal.aborted) busy(false);
   }
 }
 
@@ -127,6 +135,7 @@ async function startCamera() {
     return;
   }
   current.abort();
+  busy(false);
   const own = (camera = { stream, frames: 0 });
   $("webcam").setAttribute("aria-pressed", "true");
   $("webcam").textContent = "Stop";
@@ -136,7 +145,7 @@ async function startCamera() {
   try {
     await video.play();
     picture?.bitmap.close();
-    [picture, result, boxes] = [null, null, null];
+    [picture, result, boxes, closer] = [null, null, null, null];
     $("frame").classList.remove("empty");
     canvas.hidden = false;
     $("boxes").hidden = true;
@@ -189,26 +198,32 @@ function layers() {
   return Object.fromEntries([...$("layers").querySelectorAll("input")].map((box) => [box.name, box.checked]));
 }
 
-// The frame keeps its width, whatever the picture's: a canvas that set it would grow with itself.
-function scaleOf(bitmap) {
-  const room = $("frame").clientWidth;
-  const tall = Math.max(320, 0.82 * window.innerHeight);
-  return Math.min(room / bitmap.width, tall / bitmap.height, 8);
+// The part of the picture that is shown: left, top, width, height, px.
+function view() {
+  const { width, height } = picture.bitmap;
+  const box = result?.faces[closer]?.box;
+  if (!box) return [0, 0, width, height];
+  const room = 0.35 * Math.max(box[2] - box[0], box[3] - box[1]);
+  const [x0, y0] = [box[0], box[1]].map((value) => Math.max(0, Math.floor(value - room)));
+  const [x1, y1] = [Math.min(width, Math.ceil(box[2] + room)), Math.min(height, Math.ceil(box[3] + room))];
+  return x1 > x0 && y1 > y0 ? [x0, y0, x1 - x0, y1 - y0] : [0, 0, width, height];
 }
 
 function paint() {
   if (!picture) return;
-  const { bitmap } = picture;
-  const shown = scaleOf(bitmap);
-  const finest = Math.sqrt(MOST_CANVAS_PX / (bitmap.width * bitmap.height));
+  const [left, top, width, height] = view();
+  // The frame keeps its width, whatever the picture's: a canvas that set it would grow with itself.
+  const shown = Math.min($("frame").clientWidth / width, Math.max(320, 0.82 * window.innerHeight) / height, 16);
+  const finest = Math.sqrt(MOST_CANVAS_PX / (width * height));
   const scale = Math.min(shown * (window.devicePixelRatio || 1), finest);
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  canvas.style.width = `${Math.round(bitmap.width * shown)}px`;
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  canvas.style.width = `${Math.round(width * shown)}px`;
   canvas.style.height = "auto";
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  context.drawImage(picture.bitmap, left, top, width, height, 0, 0, canvas.width, canvas.height);
+  context.translate(-left * scale, -top * scale);
   if (result) draw(context, result, layers(), hidden, scale);
   if (dragged) {
     const [x0, y0, x1, y1] = dragged.map((value) => value * scale);
@@ -221,6 +236,7 @@ function paint() {
 
 function report(suffix = "") {
   const faces = result?.faces ?? [];
+  if (closer !== null && !faces[closer]) closer = null;
   const count = result?.scheme.keypoints.length;
   const found = faces.length ? `${faces.length} face${faces.length > 1 ? "s" : ""}, ${count} keypoints each` : "No face found";
   const hint = faces.length || !result || camera ? "" : ": drag over one in the picture";
@@ -239,8 +255,9 @@ let chipsOf = null;
 function chips() {
   const names = result ? Object.keys(result.scheme.regions) : [];
   $("regions").hidden = !result || !names.length;
-  if (!result || chipsOf === result.scheme.name) return;
-  chipsOf = result.scheme.name;
+  const scheme = JSON.stringify(result?.scheme);
+  if (!result || chipsOf === scheme) return;
+  chipsOf = scheme;
   hidden = new Set();
   const rest = regionNumbers(result.scheme).includes(-1) ? [["the rest", -1]] : [];
   const rows = [...names.map((name, number) => [name.replaceAll("_", " "), number]), ...rest];
@@ -273,9 +290,16 @@ function table() {
         const name = faces.length > 1 ? `${stem()}_${i + 1}.pts` : `${stem()}.pts`;
         save(name, new Blob([pts(face)], { type: "text/plain" }));
       });
+      const zoom = h("button", { type: "button", "aria-pressed": closer === i, title: "Look closer, or at the whole picture" });
+      zoom.append(`${i + 1} 🔍`);
+      zoom.addEventListener("click", () => {
+        closer = closer === i ? null : i;
+        table();
+        paint();
+      });
       const [x0, y0, x1, y1] = face.box;
-      const cells = [i + 1, face.score.toFixed(2), `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)}`, medianSigma(face).toFixed(2)];
-      return h("tr", null, ...cells.map((cell) => h("td", null, String(cell))), h("td", null, button));
+      const cells = [face.score.toFixed(2), `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)}`, medianSigma(face).toFixed(2)];
+      return h("tr", null, h("td", null, zoom), ...cells.map((cell) => h("td", null, cell)), h("td", null, button));
     }),
   );
 }
@@ -376,8 +400,9 @@ $("find").addEventListener("click", () => {
 
 function place(event) {
   const area = canvas.getBoundingClientRect();
-  const scale = picture.bitmap.width / area.width;
-  return [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale, scale];
+  const [left, top, width] = view();
+  const scale = width / area.width;
+  return [left + (event.clientX - area.left) * scale, top + (event.clientY - area.top) * scale, scale];
 }
 let began = null;
 canvas.addEventListener("pointerdown", (event) => {

@@ -40,7 +40,7 @@ export async function connect(config) {
   }
 
   // What the library sees of a picture that the browser cannot show.
-  const preview = async (picture) => (await ask("picture", picture.blob)).blob();
+  const preview = async (picture) => (await ask(`picture?${new URLSearchParams({ name: picture.name })}`, picture.blob)).blob();
 
   return { predict, preview };
 }
