@@ -163,10 +163,10 @@ def _plain(face: Face) -> dict[str, Any]:
     return {"score": face.score} | {key: _numbers(value.tolist()) for key, value in arrays.items()}
 
 
-def _numbers(value: Any) -> Any:
+def _numbers(value: object) -> object:
     if isinstance(value, list):
         return [_numbers(item) for item in value]
-    return value if math.isfinite(value) else None
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 class DemoServer(ThreadingHTTPServer):
@@ -286,9 +286,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(refused.status, str(refused))
         except CascadeError as error:
             self._error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        except OSError:  # the browser is gone, as after a newer request
+        except (ConnectionError, TimeoutError):  # the browser is gone, as after a newer request
             self.close_connection = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (the page says what happened, and the server goes on)
             _log.exception("a picture that could not be answered")
             self._error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
 

@@ -6,8 +6,6 @@ copy of an installed one, or the address of one.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +55,8 @@ def write_static(
     """
     if (ort is None) == (ort_url is None):
         raise InputError(
-            "expected ONNX Runtime Web from one place: the folder of an installed one (npm install onnxruntime-web, then "
-            "--ort node_modules/onnxruntime-web) or an address (--ort-url https://...), got "
+            "expected ONNX Runtime Web from one place: the folder of an installed one (npm install onnxruntime-web, "
+            "then --ort node_modules/onnxruntime-web) or an address (--ort-url https://...), got "
             f"{'neither' if ort is None else 'both'}"
         )
     copies = {} if ort is None else _runtime_files(Path(ort))

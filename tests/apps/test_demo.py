@@ -302,7 +302,7 @@ def shown(browser, server):
 
 def test_a_picture_is_opened_and_its_points_are_the_librarys(shown, pipe, portrait, tmp_path):
     shown.open(portrait)
-    assert shown.status() == "1 face, 68 keypoints each (512 × 512 px)"
+    assert shown.status() == "1 face, 68 keypoints (512 x 512 px)"
     (face,) = pipe(portrait)
     name, text = shown.saved("#json")
     assert name == "astronaut.json"
@@ -326,7 +326,8 @@ def test_points_of_several_pictures_round_as_the_library_rounds(shown):
     values = [0.0625, 0.1875, 12.03125, 12.09375, -3.0625, -0.0004, 1234.5678, 0.5, 99999.999, -0.53125, 2.0]
     script = """async (values) => {
       const { decimals, json } = await import('./files.js');
-      const face = { box: values.slice(0, 4), score: 0.0625, keypoints: [[null, null]], sigma: [null], coarse: [[1, 2]] };
+      const points = { keypoints: [[null, null]], sigma: [null], coarse: [[1, 2]] };
+      const face = { box: values.slice(0, 4), score: 0.0625, ...points };
       return [values.map((v) => decimals(v, 4)), values.map((v) => decimals(v, 3)), json('a', [face])];
     }"""
     four, three, text = shown.page.evaluate(script, values)
@@ -405,7 +406,7 @@ def test_a_picture_that_lies_on_its_side_is_seen_upright(shown, pipe, portrait, 
         turned, exif=exif, quality=95
     )
     shown.open(turned)
-    assert shown.status() == "1 face, 68 keypoints each (320 × 400 px)"
+    assert shown.status() == "1 face, 68 keypoints (320 x 400 px)"
     assert shown.faces() == [pipe(turned)[0].to_dict()]
     assert decode_image(shown.saved("#drawing")[1]).shape == (400, 320, 3)
 
@@ -422,11 +423,11 @@ def test_no_face_is_said(shown, tmp_path):
     path = tmp_path / "grey.png"
     Image.new("RGB", (200, 150), (128, 128, 128)).save(path)
     shown.open(path)
-    assert shown.status() == "No face found: drag over one in the picture (200 × 150 px)"
+    assert shown.status() == "No face found: drag over one in the picture (200 x 150 px)"
     assert not shown.page.is_visible("#faces")
 
 
-def test_a_bad_file_is_named_and_no_name_becomes_markup(browser, server, tmp_path, portrait):
+def test_a_bad_file_is_named_and_no_name_becomes_markup(browser, server, portrait):
     shown = Shown(browser, server)
     shown.open({"name": HOSTILE, "mimeType": "image/png", "buffer": b"no picture"})
     message = shown.page.inner_text("#message")
@@ -468,7 +469,7 @@ def test_nothing_hangs_over_the_edge(browser, server, portrait, width, scheme):
 
 def test_the_webcam(shown):
     shown.page.click("#webcam")
-    shown.page.wait_for_selector("#status:has-text('1 face, 68 keypoints each, ')", timeout=60_000)
+    shown.page.wait_for_selector("#status:has-text('1 face, 68 keypoints, ')", timeout=60_000)
     assert shown.status().endswith(" frames a second")
     assert shown.page.inner_text("#webcam") == "Stop"
     shown.page.click("#webcam")

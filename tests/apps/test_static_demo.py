@@ -122,7 +122,7 @@ def test_a_browser_alone_says_what_the_library_says(browser, site, tmp_path):
         shown = opened(browser, url)
         shown.page.set_input_files("#file", picture)
         settle(shown)
-        assert shown.page.inner_text("#status") == "1 face, 68 keypoints each (512 × 512 px)"
+        assert shown.page.inner_text("#status") == "1 face, 68 keypoints (512 x 512 px)"
         # Found without a detector, so another box: the same face to a hundredth of it.
         (face,) = Pipeline(MODEL, threads=1)(picture)
         side = float((face.box[2:] - face.box[:2]).max())

@@ -238,9 +238,10 @@ function report(suffix = "") {
   const faces = result?.faces ?? [];
   if (closer !== null && !faces[closer]) closer = null;
   const count = result?.scheme.keypoints.length;
-  const found = faces.length ? `${faces.length} face${faces.length > 1 ? "s" : ""}, ${count} keypoints each` : "No face found";
+  const plural = faces.length > 1 ? "s" : "";
+  const found = faces.length ? `${faces.length} face${plural}, ${count} keypoints${plural && " each"}` : "No face found";
   const hint = faces.length || !result || camera ? "" : ": drag over one in the picture";
-  const size = result ? ` (${result.width} × ${result.height} px)` : "";
+  const size = result ? ` (${result.width} x ${result.height} px)` : "";
   if (result) say(`${found}${hint}${suffix || size}`);
   canvas.setAttribute("aria-label", `${picture?.name ?? "No picture"}: ${found}`);
   const coarse = $("layers").querySelector("[name=coarse]");
@@ -298,7 +299,7 @@ function table() {
         paint();
       });
       const [x0, y0, x1, y1] = face.box;
-      const cells = [face.score.toFixed(2), `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)}`, medianSigma(face).toFixed(2)];
+      const cells = [face.score.toFixed(2), `${Math.round(x1 - x0)} x ${Math.round(y1 - y0)}`, medianSigma(face).toFixed(2)];
       return h("tr", null, h("td", null, zoom), ...cells.map((cell) => h("td", null, cell)), h("td", null, button));
     }),
   );
