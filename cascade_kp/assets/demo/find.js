@@ -8,6 +8,7 @@ const MOST_LOOKS = 4; // until a box comes to rest
 const AT_REST = 0.85; // overlap of two boxes of one face, one look after the other
 const SAME_FACE = 0.4;
 const LEAST_SCORE = 0.5; // as Pipeline's min_score
+const SURE_SCORE = 0.9; // of a guess, as Pipeline asks of each further search: it brings false alarms of its own
 
 export function tightBox(points) {
   const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
@@ -31,7 +32,7 @@ function overlap(a, b) {
    points give the next box, until that comes to rest. Of several faces the largest are found, those of one size. */
 export async function findFaces(image, ask, model) {
   if (model.near?.length) {
-    const still = (await ask(model.near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model));
+    const still = (await ask(model.near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model, LEAST_SCORE));
     if (still.length) return apart(still).map((face) => face.box);
   }
   for (const step of STEPS) {
@@ -40,7 +41,7 @@ export async function findFaces(image, ask, model) {
     const found = [];
     for (const guess of likely.slice(0, TRIES)) {
       const face = await settled(guess, image, ask);
-      if (face && isFace(face, model)) found.push(face);
+      if (face && isFace(face, model, SURE_SCORE)) found.push(face);
     }
     if (found.length) return apart(found).map((face) => face.box);
   }
@@ -63,16 +64,16 @@ function guesses(width, height, step) {
   return rows;
 }
 
-// The same face, asked about again in the box of its own points; null where it is lost.
+// The same face, asked about again in the box of its own points; null where that does not come to rest.
 async function settled(face, image, ask) {
   for (let look = 0; look < MOST_LOOKS; look++) {
     if (!usable(face.box, image)) return null;
     const [next] = await ask([face.box]);
     const rest = overlap(next.box, face.box) > AT_REST;
     face = next;
-    if (rest) break;
+    if (rest) return face;
   }
-  return face;
+  return null;
 }
 
 function usable([x0, y0, x1, y1], { width, height }) {
@@ -80,10 +81,10 @@ function usable([x0, y0, x1, y1], { width, height }) {
 }
 
 // As Pipeline.keep: sure that it is a face, and sure enough of where its points are.
-function isFace(face, model) {
+function isFace(face, model, least) {
   const sigmas = [...face.sigma].sort((a, b) => a - b);
   const doubt = sigmas[sigmas.length >> 1] / Math.sqrt(Math.max(area(face.box), 1e-6));
-  return face.score >= LEAST_SCORE && (model.max_doubt === null || doubt <= model.max_doubt);
+  return face.score >= least && (model.max_doubt === null || doubt <= model.max_doubt);
 }
 
 // One of each face, the likeliest; the largest first.
