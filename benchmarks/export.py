@@ -7,7 +7,11 @@ tenth (standard deviation). What the graph says of all boxes of a picture at onc
 ``Pipeline(model, backend="torch")``: the largest distance of a point over the longer side of its box, and the largest
 relative difference of a sigma.
 
-Times: as in benchmarks.latency; the graph, and both backends of ``Pipeline``, take turns, all with the boxes given.
+Times: as in benchmarks.latency, but of the processor, which others on the machine disturb less, on one thread; the
+graph and both backends of ``Pipeline`` take turns, all with the boxes given.
+
+``--compile`` also has AOTInductor compile the network of stage one's last pass for one crop, which takes a C++ compiler
+and a minute or two, and times it beside PyTorch and ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -32,12 +36,15 @@ from benchmarks.latency import paired_ms, picture, spread
 from cascade_kp.data.readers import read_300w
 from cascade_kp.pipeline import Pipeline
 from cascade_kp.runtime.export import export_onnx
+from cascade_kp.runtime.onnx import OnnxNet
+from cascade_kp.runtime.pytorch import fold_norms
 from cascade_kp.schemes import convert, load_scheme
-from cascade_kp.weights import available_models
+from cascade_kp.weights import available_models, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from cascade_kp.models.heads import KeypointNet, Prediction
     from cascade_kp.schemes import Scheme
     from cascade_kp.structures import Sample
 
@@ -45,9 +52,11 @@ _PROTOCOL = """
 Agreement: labelled faces at sizes drawn evenly in logarithms from 20 to 2,400 px (longer side of the tight box of the
 model's points), centre anywhere in a picture of 1.3 to 3 times the size; one, two, three or no boxes a picture, further
 ones moved and scaled by a tenth; distance of a point from what Pipeline with the backend torch says of the same box,
-over the longer side of the box. Times: wall-clock medians and quartiles after 3 calls to warm up, from a decoded
-picture in memory, boxes given, to keypoints in its frame (Pipeline: Face objects); the calls of one size take turns.
-The picture is scikit-image's astronaut, enlarged so that its face has the stated longer side.
+over the longer side of the box. Times: processor time of the one thread that runs all, medians and quartiles after 3
+calls to warm up, from a decoded picture in memory, boxes given, to keypoints in its frame (Pipeline: Face objects);
+the calls of one size take turns. The picture is scikit-image's astronaut, enlarged so that its face has the stated
+longer side. Networks: the one of stage one's last pass alone, on one crop, in PyTorch, compiled by AOTInductor, and in
+ONNX Runtime, in turns.
 """
 _SMALLEST_PX, _LARGEST_PX = 20.0, 2400.0
 _BOXES = (1, 2, 3, 0)
@@ -57,10 +66,10 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """An ONNX file in ONNX Runtime, on the CPU."""
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """An ONNX file in ONNX Runtime, on one thread of the CPU."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -132,9 +141,9 @@ def agreement(
     }
 
 
-def times(model: str, graph: onnxruntime.InferenceSession, threads: int, repeat: int) -> list[dict[str, object]]:
+def times(model: str, graph: onnxruntime.InferenceSession, repeat: int) -> list[dict[str, object]]:
     """Time and print a graph and the pipelines."""
-    pipes = {name: Pipeline(model, backend=name, threads=threads) for name in ("onnxruntime", "torch")}
+    pipes = {name: Pipeline(model, backend=name, threads=1) for name in ("onnxruntime", "torch")}
     rows: list[dict[str, object]] = []
     for face_px, width, height, count in _SIZES:
         image, box = picture(face_px, width, height)
@@ -143,7 +152,7 @@ def times(model: str, graph: onnxruntime.InferenceSession, threads: int, repeat:
             "graph": functools.partial(graph.run, None, {"image": image, "boxes": boxes})
         }
         calls |= {name: functools.partial(pipe, image, boxes=boxes) for name, pipe in pipes.items()}
-        took = paired_ms(calls, repeat if count == 1 else max(3, repeat // 4))
+        took = paired_ms(calls, repeat if count == 1 else max(3, repeat // 4), time.thread_time)
         for name in calls:
             middle, quartiles = spread(took[name], count)
             what = {"face_px": face_px, "width": width, "height": height, "faces": count, "model": model, "how": name}
@@ -154,22 +163,57 @@ def times(model: str, graph: onnxruntime.InferenceSession, threads: int, repeat:
     return rows
 
 
+class _Answers(torch.nn.Module):
+    """A network that gives a plain tuple: a named one cannot be packaged."""
+
+    def __init__(self, net: KeypointNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        said: Prediction = self.net(x)
+        return said.points, said.log_sigma, said.face
+
+
+def compiled(model: str, repeat: int, scratch: Path) -> dict[str, object]:
+    """Compile stage one's network ahead of time; time and print it."""
+    cascade, _ = load_model(model)
+    fold_norms(cascade)
+    net = cascade.coarse.net
+    x = torch.rand(1, 3, net.config.input_px, net.config.input_px) * 255
+    start = time.perf_counter()
+    program = torch.export.export(_Answers(net).eval(), (x,))
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(scratch / "net.pt2"))  # noqa: SLF001
+    took = time.perf_counter() - start
+    calls: dict[str, Callable[[torch.Tensor], object]] = {
+        "torch": net,
+        "compiled": torch._inductor.aoti_load_package(package),  # noqa: SLF001
+        "onnxruntime": OnnxNet(net, 1),
+    }
+    with torch.inference_mode():
+        times = paired_ms({name: functools.partial(call, x) for name, call in calls.items()}, repeat, time.thread_time)
+    middles = {name: statistics.median(row) for name, row in times.items()}
+    print(f"{model:<17}stage one's network: compiled in {took:.0f} s; ms a crop: {middles}", flush=True)
+    return {"model": model, "compile_s": took, "bytes": Path(package).stat().st_size, "ms": middles}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of 300-W faces, such as DATA/300w/afw")
-    parser.add_argument("--models", nargs="+", default=list(available_models()))
+    known = sorted(available_models(), key=lambda name: name != "ibug68")
+    parser.add_argument("--models", nargs="+", default=known)
     parser.add_argument("--faces", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=30)
+    parser.add_argument("--compile", action="store_true", help="also compile a network of the first model's")
     record.add_json_option(parser)
     args = parser.parse_args()
-    cv2.setNumThreads(args.threads)
-    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     result = record.envelope("export", _PROTOCOL)
-    result["settings"] = {"models": args.models, "faces": args.faces, "threads": args.threads, "repeat": args.repeat}
+    result["settings"] = {"models": args.models, "faces": args.faces, "threads": 1, "repeat": args.repeat}
     samples = [sample for folder in args.folders for sample in read_300w(folder)]
     models: list[dict[str, object]] = []
     rows: list[dict[str, object]] = []
@@ -177,16 +221,18 @@ def main() -> None:
         for model in args.models:
             (path,) = export_onnx(model, Path(scratch) / "model.onnx")
             start = time.perf_counter()
-            graph = session(path, args.threads)
+            graph = session(path)
             load = time.perf_counter() - start
-            said = agreement(graph, Pipeline(model, backend="torch", threads=args.threads), samples, args.faces)
+            said = agreement(graph, Pipeline(model, backend="torch", threads=1), samples, args.faces)
             models.append({"model": model, "bytes": path.stat().st_size, "load_s": load, **said})
             print(
                 f"{model:<17}{path.stat().st_size:,} bytes, loaded in {load:.2f} s; {said['faces']} faces: at most "
                 f"{said['distance_max']:.2g} of the box from PyTorch, sigma {said['sigma_max']:.2g} of itself",
                 flush=True,
             )
-            rows += times(model, graph, args.threads, args.repeat)
+            rows += times(model, graph, args.repeat)
+        if args.compile:
+            result["network"] = compiled(args.models[0], args.repeat, Path(scratch))
     if args.json:
         record.write(args.json, {**result, "models": models, "rows": rows})
 

@@ -580,6 +580,55 @@ def _latency(results: Results) -> str:
     )
 
 
+def _export(results: Results) -> str:
+    result = results["export"]
+    sizes = {
+        "a face of 288 px": {"face_px": 288, "faces": 1},
+        "8 of these": {"face_px": 288, "faces": 8},
+        "1,000 px in 12 megapixels": {"face_px": 1000},
+        "2,000 px": {"face_px": 2000},
+    }
+
+    def cell(model: str, size: dict[str, int]) -> str:
+        took = (result.one("rows", model=model, how=how, **size) for how in ("graph", "onnxruntime", "torch"))
+        return " / ".join(ms(row["ms_per_face"]) for row in took)
+
+    rows = [
+        [
+            f"`{row['model']}`",
+            f"{row['bytes'] / 1e6:.1f} MB",
+            f"{row['distance_max']:.6f}",
+            *(cell(row["model"], size) for size in sizes.values()),
+        ]
+        for row in result["models"]
+    ]
+    said = result["models"]
+    smallest, largest = min(row["smallest_px"] for row in said), max(row["largest_px"] for row in said)
+    outside = min(row["partly_outside"] for row in said)
+    return "\n\n".join(
+        [
+            table(["model", "file", "farthest from PyTorch", *sizes], rows),
+            paragraph(
+                f"`{shown(result['command'])}`: for each model {said[0]['faces']} labelled faces at sizes from "
+                f"{smallest:.0f} to {largest:,.0f} px, at least {outside} of them partly outside the picture; how far "
+                'a point lies from what `Pipeline(model, backend="torch")` says, at most, in longer sides of its box. '
+                "Then milliseconds of processor time a face on one thread, boxes given: this graph / `Pipeline` with "
+                f'`backend="onnxruntime"` / with `backend="torch"`; {_machine(result)}{_note(result, ";")}.'
+            ),
+        ]
+    )
+
+
+def _export_network(results: Results) -> str:
+    network = results["export"]["network"]
+    took = network["ms"]
+    return paragraph(
+        f"For `{network['model']}`, the network of stage one's last pass took {network['compile_s']:.0f} s to compile, "
+        f"and then {ms(took['compiled'])} ms of processor time for one crop, where PyTorch takes {ms(took['torch'])} "
+        f"ms and ONNX Runtime {ms(took['onnxruntime'])} ms (`{shown(results['export']['command'])}`)."
+    )
+
+
 def _falls_short(results: Results) -> str:
     result = results["latency"]
     whole = result.one("with_detector", what="one face")["ms"]
@@ -829,6 +878,8 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     **{f"card-{name}": _card(name) for name in MODELS},
     "card-kaggle15": _card("kaggle15", ("15", "right_eye", "left_eye", "mouth")),
     "detector": _detector,
+    "export": _export,
+    "export-network": _export_network,
     "faces": _faces,
     "falls-short": _falls_short,
     "hard": _hard,

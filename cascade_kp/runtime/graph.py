@@ -6,7 +6,6 @@ of the standard domain, and of the lowest opset that has all of them, so that ol
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
 
 __all__ = ["OPSET", "Graph", "Value"]
 
@@ -167,7 +165,7 @@ class _Scope:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
-    known: dict[bytes, Value] = field(default_factory=dict)
+    known: dict[object, list[tuple[Value, NDArray[Any]]]] = field(default_factory=dict)
 
 
 class Graph:
@@ -187,13 +185,14 @@ class Graph:
             array = value.detach().contiguous().numpy()
         else:
             array = value if isinstance(value, np.ndarray) else np.array(value, np.int64)
-        what = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).digest()
+        what = (array.dtype.str, array.shape, array.flat[:16].tobytes())  # which tells most apart
         for scope in self._scopes:
-            if what in scope.known:
-                return scope.known[what]
+            for known, same in scope.known.get(what, []):
+                if np.array_equal(same, array):
+                    return known
         scope, made = self._scopes[-1], Value(self, self._name("c"), array.dtype)
         scope.constants.append(numpy_helper.from_array(array, made.name))
-        scope.known[what] = made
+        scope.known.setdefault(what, []).append((made, array))
         return made
 
     def input(self, name: str, dtype: type[np.generic]) -> Value:
@@ -222,7 +221,9 @@ class Graph:
         """
         given = [value for value in inputs if value is not None]
         made = Value(self, name or self._name("v"), given[0].dtype if dtype is None else np.dtype(dtype))
-        node = helper.make_node(kind, [value.name if value is not None else "" for value in inputs], [made.name])
+        names = [value.name if value is not None else "" for value in inputs]
+        # Named, since older runtimes name what they fuse after it, and refuse two of one name.
+        node = helper.make_node(kind, names, [made.name], f"{kind}_{made.name}")
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self._scopes[-1].nodes.append(node)
         return made
@@ -357,7 +358,7 @@ class Graph:
     ) -> list[Value]:
         values = [Value(self, self._name("v"), value.dtype) for value in inner]
         names = [value.name if value is not None else "" for value in inputs]
-        node = helper.make_node(kind, names, [value.name for value in values], **bodies)
+        node = helper.make_node(kind, names, [value.name for value in values], self._name(kind), **bodies)
         self._scopes[-1].nodes.append(node)
         return values
 
