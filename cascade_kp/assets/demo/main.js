@@ -292,7 +292,7 @@ function table() {
         save(name, new Blob([pts(face)], { type: "text/plain" }));
       });
       const zoom = h("button", { type: "button", "aria-pressed": closer === i, title: "Look closer, or at the whole picture" });
-      zoom.append(`${i + 1} 🔍`);
+      zoom.append(`${i + 1}: zoom`);
       zoom.addEventListener("click", () => {
         closer = closer === i ? null : i;
         table();
