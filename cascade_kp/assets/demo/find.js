@@ -8,7 +8,10 @@ const MOST_LOOKS = 4; // until a box comes to rest
 const AT_REST = 0.85; // overlap of two boxes of one face, one look after the other
 const SAME_FACE = 0.4;
 const LEAST_SCORE = 0.5; // as Pipeline's min_score
-const SURE_SCORE = 0.9; // of a guess, as Pipeline asks of each further search: it brings false alarms of its own
+// Of a guess more is asked, since many guesses bring many false alarms: the score that Pipeline asks of a further search,
+// and half of the doubt that the model bears. What looks like a face but is none has more.
+const SURE_SCORE = 0.9;
+const SURE_DOUBT = 0.5;
 
 export function tightBox(points) {
   const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
@@ -32,7 +35,7 @@ function overlap(a, b) {
    points give the next box, until that comes to rest. Of several faces the largest are found, those of one size. */
 export async function findFaces(image, ask, model) {
   if (model.near?.length) {
-    const still = (await ask(model.near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model, LEAST_SCORE));
+    const still = (await ask(model.near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model, LEAST_SCORE, 1));
     if (still.length) return apart(still).map((face) => face.box);
   }
   for (const step of STEPS) {
@@ -41,7 +44,7 @@ export async function findFaces(image, ask, model) {
     const found = [];
     for (const guess of likely.slice(0, TRIES)) {
       const face = await settled(guess, image, ask);
-      if (face && isFace(face, model, SURE_SCORE)) found.push(face);
+      if (face && isFace(face, model, SURE_SCORE, SURE_DOUBT)) found.push(face);
     }
     if (found.length) return apart(found).map((face) => face.box);
   }
@@ -81,10 +84,10 @@ function usable([x0, y0, x1, y1], { width, height }) {
 }
 
 // As Pipeline.keep: sure that it is a face, and sure enough of where its points are.
-function isFace(face, model, least) {
+function isFace(face, model, least, share) {
   const sigmas = [...face.sigma].sort((a, b) => a - b);
   const doubt = sigmas[sigmas.length >> 1] / Math.sqrt(Math.max(area(face.box), 1e-6));
-  return face.score >= least && (model.max_doubt === null || doubt <= model.max_doubt);
+  return face.score >= least && (model.max_doubt === null || doubt <= share * model.max_doubt);
 }
 
 // One of each face, the likeliest; the largest first.
