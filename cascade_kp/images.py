@@ -104,22 +104,6 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return _read(path, 1.0)[0]
 
 
-def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode the bytes of a picture file, as `read_image` does.
-
-    Args:
-        data: The file's content.
-        name: For the messages.
-
-    Returns:
-        (H, W, 3) uint8 RGB, contiguous and writable, in the frame of the upright picture.
-
-    Raises:
-        ImageError: As `read_image`.
-    """
-    return _decode(_identify(io.BytesIO(data), name), name)
-
-
 def read_reduced(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Read a picture file as upright RGB, smaller than it is where that saves time.
 
@@ -223,11 +207,27 @@ def as_image(source: object) -> NDArray[np.uint8]:
         hint = "convert it with image.permute(1, 2, 0).cpu().numpy(), which takes (3, H, W) to (H, W, 3)"
         raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}; {hint}")
     if isinstance(source, bytes | bytearray | memoryview):
-        hint = "open an encoded picture with PIL.Image.open(io.BytesIO(data))"
+        hint = "decode a picture file's bytes with cascade_kp.images.decode_image(data)"
         raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}; {hint}")
     if hasattr(source, "__array__"):
         raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}; convert it with numpy.asarray(image)")
     raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}")
+
+
+def decode_image(data: bytes, name: str = "the picture") -> NDArray[np.uint8]:
+    """Decode the bytes of a picture file as `read_image` does a file.
+
+    Args:
+        data: The whole file.
+        name: What messages call it.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and writable, in the frame of the upright picture.
+
+    Raises:
+        ImageError: As `read_image`, of the content.
+    """
+    return _decode(_identify(io.BytesIO(data), name), name)
 
 
 def describe(source: object) -> str:

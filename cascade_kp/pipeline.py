@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -223,6 +224,33 @@ class Pipeline:
             raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {count}")
         return self._faces([self.find(one, box) for one, box in zip(source, boxes, strict=True)])
 
+    def timed(
+        self, image: NDArray[np.uint8], boxes: object = None, *, stage: Stage | None = None
+    ) -> tuple[list[Face], dict[str, float]]:
+        """One decoded picture as a call does it, and where the time went.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes: as for a call.
+            stage: ``coarse`` or ``regions``; the pipeline's own by default.
+
+        Returns:
+            The faces; and seconds by part: ``detect`` (searching the picture, stage one's verdict on what was found,
+            cutting out), ``stage_one``, and ``regions``, which is all the rest: the specialists with their crops,
+            putting together, and choosing.
+
+        Raises:
+            ImageError, InputError: as a call.
+        """
+        began = time.perf_counter()
+        candidates = self.find(image, boxes)
+        found = time.perf_counter()
+        with self._runtime.stage_one_timed() as laps:
+            points = self.refine([candidates], stage=stage)[0]
+        faces = self._chosen(candidates, points)
+        stage_one, all_stages = sum(laps), time.perf_counter() - found
+        return faces, {"detect": found - began, "stage_one": stage_one, "regions": all_stages - stage_one}
+
     def stream(
         self, sources: Iterable[object], batch_size: int = 32, workers: int | None = None
     ) -> Iterator[list[Face] | CascadeError]:
@@ -352,11 +380,11 @@ class Pipeline:
         seen = self.refine([Candidates(self._crops(image, boxes), boxes, rolls, detected=True)])[0]
         least = np.where(tracks.lost[near], max(self._min_score, _FOUND_AGAIN_MIN_SCORE), self._min_score)
         kept = self.keep(seen)
-        seen = _chosen(seen, kept[seen.score[kept] >= least[kept]])
+        seen = _some(seen, kept[seen.score[kept] >= least[kept]])
         matches = tracks.match(seen.keypoints, search.time_s, size)
         # What lies too far from every face that is followed is a guess of stage one's: the detector shall say so.
         known = np.flatnonzero(matches >= 0)
-        return _chosen(seen, known), matches[known]
+        return _some(seen, known), matches[known]
 
     def _with_new(self, image: NDArray[np.uint8], frame: object, search: _Search, seen: Points) -> Points:
         """Faces seen again, and those that the detector finds elsewhere."""
@@ -370,7 +398,7 @@ class Pipeline:
             return seen
         new = self.refine([found.select(elsewhere.tolist())])[0]
         both = Points(*(np.concatenate(fields) for fields in zip(seen, new, strict=True)))
-        return _chosen(both, self.keep(both))
+        return _some(both, self.keep(both))
 
     # ------------------------------------------------------------------------------------------ one picture
 
@@ -546,11 +574,12 @@ class Pipeline:
         return np.array(sorted(kept.tolist(), key=lambda i: -areas[i]), np.intp)
 
     def _faces(self, candidates: list[Candidates]) -> list[list[Face]]:
-        results = []
-        for one, points in zip(candidates, self.refine(candidates), strict=True):
-            chosen = self.keep(points) if one.detected else range(len(one))
-            results.append([self._face(points, int(i)) for i in chosen])
-        return results
+        return [self._chosen(*pair) for pair in zip(candidates, self.refine(candidates), strict=True)]
+
+    def _chosen(self, candidates: Candidates, points: Points) -> list[Face]:
+        """The faces among one picture's candidates."""
+        chosen = self.keep(points) if candidates.detected else range(len(candidates))
+        return [self._face(points, int(i)) for i in chosen]
 
     def _face(self, points: Points, i: int, tracked: Tracked | None = None) -> Face:
         return Face.from_keypoints(
@@ -588,7 +617,7 @@ def _batches(found: Iterable[Candidates | CascadeError], size: int) -> Iterator[
         raise ended
 
 
-def _chosen(points: Points, indices: NDArray[np.intp]) -> Points:
+def _some(points: Points, indices: NDArray[np.intp]) -> Points:
     return Points(*(field[indices] for field in points))
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from cascade_kp import images
 from cascade_kp.errors import CascadeError, ImageError
-from cascade_kp.images import MAX_PIXELS, as_image, describe, image_size, read_image
+from cascade_kp.images import MAX_PIXELS, as_image, decode_image, describe, image_size, read_image
 
 
 def picture(height=6, width=9, seed=0):
@@ -619,3 +619,15 @@ def test_describe(tmp_path):
     assert describe(Image.new("L", (640, 480))) == "PIL image 640x480 L"
     assert describe(b"abc") == "bytes of length 3"
     assert describe(None) == "NoneType"
+
+
+def test_bytes_are_decoded_as_their_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)).save(path, exif=exif)
+    np.testing.assert_array_equal(decode_image(path.read_bytes()), read_image(path))
+    with pytest.raises(ImageError, match=r"^it\.jpg: expected a whole picture, got one that is cut off"):
+        decode_image(path.read_bytes()[:-200], "it.jpg")
+    with pytest.raises(ImageError, match=r"^the picture: .* got an empty file"):
+        decode_image(b"")

@@ -163,6 +163,22 @@ def test_stage_coarse_stops_after_stage_one(astronaut, boxed):
     assert_on_the_face(found)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_timed_call_gives_the_same_and_every_part_of_the_time(astronaut, backend):
+    pipe = Pipeline("ibug68-fast", backend=backend)
+    began = time.perf_counter()
+    (face,), spent = pipe.timed(astronaut)
+    whole = time.perf_counter() - began
+    same(face, pipe(astronaut)[0])
+    assert list(spent) == ["detect", "stage_one", "regions"]
+    assert min(spent.values()) > 0
+    assert sum(spent.values()) <= whole
+    (coarse,), _ = pipe.timed(astronaut, [BOX], stage="coarse")
+    np.testing.assert_array_equal(coarse.keypoints, coarse.coarse)
+    assert pipe.timed(astronaut[:100, :100])[0] == []  # no face, and nothing to run
+    same(pipe(astronaut, boxes=[BOX])[0], pipe.timed(astronaut, [BOX])[0][0])
+
+
 def test_a_face_goes_to_json_and_back(faces):
     values = json.loads(json.dumps(faces[0].to_dict(), allow_nan=False))
     assert list(values) == ["box", "score", "keypoints", "sigma", "coarse"]

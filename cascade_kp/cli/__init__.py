@@ -19,6 +19,7 @@ _COMMANDS = {
     "inspect": "look at labelled faces before training on them",
     "submit": "answer Kaggle's facial keypoints competition",
     "export": "write a model as an ONNX file",
+    "demo": "open a page that shows the keypoints of pictures and webcam",
     "info": "say what a model file holds",
     "hub": "push a model to a Hugging Face hub, or pull one",
 }
