@@ -48,28 +48,32 @@ function busy(working) {
 
 const UNCHANGED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
 
+// A picture's pixels; where this browser cannot decode it, as the back end does, which may also say what is wrong.
+async function decoded(next) {
+  try {
+    return await createImageBitmap(next.blob, UNCHANGED);
+  } catch {
+    if (backend.preview) return createImageBitmap(await backend.preview(next), UNCHANGED);
+    throw new Error(`${next.name}: expected a picture that this browser can show, got ${next.blob.type || "another file"}`);
+  }
+}
+
 async function open(blob, name) {
   stopCamera();
+  current.abort();
+  const own = (current = new AbortController()); // one that is opened later wins, however long this one takes
   calm();
   busy(true);
   const next = { name, blob, bitmap: null };
   try {
-    next.bitmap = await createImageBitmap(blob, UNCHANGED);
-  } catch {
-    // The back end may know more formats, or say what is wrong.
-    if (!backend.preview) {
-      clear();
-      complain(`${name}: expected a picture that this browser can show, got ${blob.type || "something else"}`);
-      return;
-    }
-    try {
-      next.bitmap = await createImageBitmap(await backend.preview(next), UNCHANGED);
-    } catch (error) {
-      clear();
-      complain(error);
-      return;
-    }
+    next.bitmap = await decoded(next);
+  } catch (error) {
+    if (own.signal.aborted) return;
+    clear();
+    complain(error);
+    return;
   }
+  if (own.signal.aborted) return;
   picture?.bitmap.close();
   [picture, result, boxes, closer] = [next, null, null, null];
   $("frame").classList.remove("empty");
