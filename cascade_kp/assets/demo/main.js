@@ -140,7 +140,7 @@ async function startCamera() {
   }
   current.abort();
   busy(false);
-  const own = (camera = { stream, frames: 0 });
+  const own = (camera = { stream });
   $("webcam").setAttribute("aria-pressed", "true");
   $("webcam").textContent = "Stop";
   const video = h("video", { playsinline: "" });
@@ -153,8 +153,7 @@ async function startCamera() {
     $("frame").classList.remove("empty");
     canvas.hidden = false;
     $("boxes").hidden = true;
-    let before = performance.now();
-    let pace = 0;
+    const times = [performance.now()]; // of the last frames
     while (camera === own) {
       const next = await frame(video);
       const near = result?.faces.map((face) => face.box);
@@ -166,9 +165,9 @@ async function startCamera() {
       }
       picture?.bitmap.close();
       [picture, result] = [next, answer];
-      const now = performance.now();
-      pace = pace ? 0.8 * pace + 0.2 * (now - before) : now - before;
-      before = now;
+      times.push(performance.now());
+      if (times.length > 9) times.shift();
+      const pace = (times.at(-1) - times[0]) / (times.length - 1);
       report(`, ${(1000 / pace).toFixed(1)} frames a second`);
       await new Promise((resolve) => requestAnimationFrame(resolve));
     }
