@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from cascade_kp.models.cascade import ABSURD, SURE, TURNS, VIEWS, Cascade
+from cascade_kp.models.cascade import ABSURD, SURE, TIE, TURNS, VIEWS, Cascade
 from cascade_kp.runtime import crop_graph
 from cascade_kp.runtime.crop_graph import Crop, Frames
 from cascade_kp.runtime.graph import Graph
@@ -153,7 +153,8 @@ class _Writer:
             said = network(graph, net, crop_graph.sample(graph, self.crop, others, len(angles), size))
             pairs = zip(_flat(answer), _flat(_Answer(others, said)), strict=True)
             every = [graph.concat(*pair, axis=0) for pair in pairs]
-            best = graph.node("ArgMax", every[-1], dtype=np.int64, axis=0, keepdims=1)  # of equal ones the first
+            liked = every[-1] >= every[-1].max(0, keep=True) - TIE  # of these the first
+            best = graph.node("ArgMax", liked.cast(np.int32), dtype=np.int64, axis=0, keepdims=1)
             chosen = _answer([value.take(best, 0) for value in every])
             if last and (one.views > 1 or one.both_ways):  # sought by single looks
                 chosen = _Answer(chosen.frames, self._look(net, chosen.frames, last=True))

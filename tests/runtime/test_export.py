@@ -178,6 +178,16 @@ def test_the_embedded_models_say_what_they_say_in_pytorch(exported, model):
         assert sigma < 0.0001, factor
 
 
+@pytest.mark.parametrize("level", [0, 140])
+@pytest.mark.parametrize("model", available_models())
+def test_where_nothing_is_to_be_seen_the_box_as_it_stands_is_answered(exported, model, level):
+    # All turns of such a crop look alike, and none is to be taken for its rounding.
+    image = np.full((300, 400, 3), level, np.uint8)
+    boxes = np.array([[50, 60, 130, 150], [150, 130, 190, 170], [140, 100, 260, 200]], np.float32)
+    for backend in ("torch", "onnxruntime"):
+        assert apart(session(exported[model]), Pipeline(model, backend=backend), image, boxes)[0] < 0.0005
+
+
 def test_bad_boxes_come_out_as_nan_and_leave_the_others_alone(exported):
     graph, image = session(exported["ibug68-fast"]), picture(240, 300)
     good = np.array([[40, 50, 140, 160], [100, 20, 220, 170]], np.float32)
