@@ -158,7 +158,7 @@ async function startCamera() {
       const next = await frame(video);
       const near = result?.faces.map((face) => face.box);
       // One frame is under way at a time: the next one is taken when its answer is here.
-      const answer = await backend.predict(next, { ...choices(), boxes: null, near, progress: say });
+      const answer = await backend.predict(next, { ...choices(), boxes: null, near, progress: result ? null : say });
       if (camera !== own) {
         next.bitmap.close();
         break;
