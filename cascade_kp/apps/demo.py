@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import socketserver
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -211,7 +212,7 @@ class DemoServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Address for a browser on this computer."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (not bound here)
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (not bound here)
         return f"http://[{host}]:{self.server_port}/" if ":" in host else f"http://{host}:{self.server_port}/"
 
     def knows(self, host: str) -> bool:
@@ -220,12 +221,20 @@ class DemoServer(ThreadingHTTPServer):
         A name that someone else made to point here would be his page's own, and give it what we answer. An address
         cannot be made to point elsewhere.
         """
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # brackets that do not close
+            return False
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return name in {"localhost", self.host.lower(), socket.gethostname().lower()}
+            return bool(name) and name in {"localhost", self.host.lower(), socket.gethostname().lower()}
         return True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Visitors who leave in the middle are no error of ours; anything else is printed with its traceback."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def _taken(error: OSError) -> bool:
@@ -299,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.FORBIDDEN, f"Host: expected an address, localhost or {self.server.host}, got {host!r}"
             )
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             self._refuse(HTTPStatus.FORBIDDEN, f"Origin: expected this page's own, {host}, got {origin!r}")
 
     def _length(self) -> int:

@@ -33,7 +33,7 @@ def index_html(config: Mapping[str, Any], where: str, origins: Sequence[str] = (
     """The page itself, and its content policy.
 
     Args:
-        config: plain values for the scripts.
+        config: plain values for the scripts; ``backend`` is ``server`` or ``browser``.
         where: a sentence on where the pictures go.
         origins: of scripts and data, beside the page's own.
 
@@ -41,10 +41,11 @@ def index_html(config: Mapping[str, Any], where: str, origins: Sequence[str] = (
         HTML; and the policy, which is in it, as a server's header says it.
     """
     own = " ".join(["'self'", *origins])
+    wasm = " 'wasm-unsafe-eval'" if config["backend"] == "browser" else ""
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src {own} 'wasm-unsafe-eval'",
+            f"script-src {own}{wasm}",
             "style-src 'self'",
             "img-src 'self' blob: data:",
             f"connect-src {own}",

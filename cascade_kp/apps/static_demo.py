@@ -59,6 +59,13 @@ def write_static(
             "then --ort node_modules/onnxruntime-web) or an address (--ort-url https://...), got "
             f"{'neither' if ort is None else 'both'}"
         )
+    named = [load_model(model)[1].name for model in models]
+    files = {
+        f"models/{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.onnx": model
+        for name, model in zip(named, models, strict=True)
+    }
+    if len(files) != len(named):
+        raise InputError(f"models: expected one of each name, got {', '.join(named)}")
     copies = {} if ort is None else _runtime_files(Path(ort))
     runtime = "ort/" if ort_url is None else _address(ort_url)
     target = Path(folder)
@@ -67,9 +74,7 @@ def write_static(
             part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target}: expected a folder that can be written to, got: {error}") from error
-    rows = [_model(target, model) for model in models]
-    if len({row["name"] for row in rows}) != len(rows):
-        raise InputError(f"models: expected one of each name, got {', '.join(row['name'] for row in rows)}")
+    rows = [_written(target, model, file) for file, model in files.items()]
     origins = [] if ort_url is None else ["{0.scheme}://{0.netloc}".format(urlsplit(runtime))]
     page, _ = index_html({"backend": "browser", "models": rows, "runtime": runtime}, _WHERE, origins)
     contents = {f"ort/{name}": path.read_bytes() for name, path in copies.items()}
@@ -81,13 +86,10 @@ def write_static(
     return [target / row["file"] for row in rows] + [target / name for name in contents]
 
 
-def _model(target: Path, model: str) -> dict[str, Any]:
+def _written(folder: Path, model: str, file: str) -> dict[str, Any]:
     """Write a model's graph; what the page is to know of it."""
-    cascade, info = load_model(model)
-    del cascade
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", info.name) or "model"
-    file = f"models/{name}.onnx"
-    (path,) = export_onnx(model, target / file, stage_one=True)
+    _, info = load_model(model)
+    (path,) = export_onnx(model, folder / file, stage_one=True)
     return {
         "name": info.name,
         "file": file,
@@ -99,7 +101,7 @@ def _model(target: Path, model: str) -> dict[str, Any]:
 
 
 def _runtime_files(given: Path) -> dict[str, Path]:
-    """Paths of the runtime's files by name, and its licence's text."""
+    """Paths of the runtime's files by name."""
     dist = given if (given / ORT_FILES[0]).is_file() else given / "dist"
     missing = [name for name in ORT_FILES if not (dist / name).is_file()]
     if missing:

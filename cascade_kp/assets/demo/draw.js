@@ -32,8 +32,8 @@ export function draw(context, result, layers, hidden, scale) {
   for (const face of result.faces) {
     const at = ([x, y]) => [x * scale, y * scale];
     const side = scale * Math.max(face.box[2] - face.box[0], face.box[3] - face.box[1]);
-    const radius = Math.max(1, Math.min(side / 110, 12 * Math.max(1, side / 2000)));
-    const stroke = Math.max(0.75, side / 400);
+    const radius = Math.max(1.2, side / 85);
+    const stroke = Math.max(0.9, side / 300);
     const line = (points, style, width, alpha = 1) => {
       context.globalAlpha = alpha;
       context.strokeStyle = style;

@@ -48,28 +48,32 @@ function busy(working) {
 
 const UNCHANGED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
 
+// A picture's pixels; where this browser cannot decode it, as the back end does, which may also say what is wrong.
+async function decoded(next) {
+  try {
+    return await createImageBitmap(next.blob, UNCHANGED);
+  } catch {
+    if (backend.preview) return createImageBitmap(await backend.preview(next), UNCHANGED);
+    throw new Error(`${next.name}: expected a picture that this browser can show, got ${next.blob.type || "another file"}`);
+  }
+}
+
 async function open(blob, name) {
   stopCamera();
+  current.abort();
+  const own = (current = new AbortController()); // one that is opened later wins, however long this one takes
   calm();
   busy(true);
   const next = { name, blob, bitmap: null };
   try {
-    next.bitmap = await createImageBitmap(blob, UNCHANGED);
-  } catch {
-    // The back end may know more formats, or say what is wrong.
-    if (!backend.preview) {
-      clear();
-      complain(`${name}: expected a picture that this browser can show, got ${blob.type || "something else"}`);
-      return;
-    }
-    try {
-      next.bitmap = await createImageBitmap(await backend.preview(next), UNCHANGED);
-    } catch (error) {
-      clear();
-      complain(error);
-      return;
-    }
+    next.bitmap = await decoded(next);
+  } catch (error) {
+    if (own.signal.aborted) return;
+    clear();
+    complain(error);
+    return;
   }
+  if (own.signal.aborted) return;
   picture?.bitmap.close();
   [picture, result, boxes, closer] = [next, null, null, null];
   $("frame").classList.remove("empty");
@@ -136,7 +140,7 @@ async function startCamera() {
   }
   current.abort();
   busy(false);
-  const own = (camera = { stream, frames: 0 });
+  const own = (camera = { stream });
   $("webcam").setAttribute("aria-pressed", "true");
   $("webcam").textContent = "Stop";
   const video = h("video", { playsinline: "" });
@@ -149,22 +153,21 @@ async function startCamera() {
     $("frame").classList.remove("empty");
     canvas.hidden = false;
     $("boxes").hidden = true;
-    let before = performance.now();
-    let pace = 0;
+    const times = [performance.now()]; // of the last frames
     while (camera === own) {
       const next = await frame(video);
       const near = result?.faces.map((face) => face.box);
       // One frame is under way at a time: the next one is taken when its answer is here.
-      const answer = await backend.predict(next, { ...choices(), boxes: null, near, progress: say });
+      const answer = await backend.predict(next, { ...choices(), boxes: null, near, progress: result ? null : say });
       if (camera !== own) {
         next.bitmap.close();
         break;
       }
       picture?.bitmap.close();
       [picture, result] = [next, answer];
-      const now = performance.now();
-      pace = pace ? 0.8 * pace + 0.2 * (now - before) : now - before;
-      before = now;
+      times.push(performance.now());
+      if (times.length > 9) times.shift();
+      const pace = (times.at(-1) - times[0]) / (times.length - 1);
       report(`, ${(1000 / pace).toFixed(1)} frames a second`);
       await new Promise((resolve) => requestAnimationFrame(resolve));
     }
