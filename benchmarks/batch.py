@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _PROTOCOL = """
 Drawn faces, 112 x 112 px JPEG, each taken as one face, nothing detected. killed: workers by SIGKILL every so many
 shards and the whole command twice, then given again; lost: pictures in neither table; doubled: in both or twice;
-apart_px: the largest difference of a point from the undisturbed run. Rates: wall clock from the first shard finished to
-the last, of one run each, without the start; start_s is the time to the first finished shard. Memory is a worker's
+apart_px: the largest difference of a point from the undisturbed run. Rates: wall clock from the first shard finished
+to the last, of one run each, without the start; start_s is the time to the first finished shard. Memory is a worker's
 peak, in one process, of resident pages. bytes: a face's rows in all tables, compressed.
 """
 _BAD = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -76,21 +77,22 @@ def main(arguments: list[str]) -> int:
             bar.write(f"cascade-kp: {text}", file=sys.stderr)
 
         try:
-            made = run_batch(
-                args.input,
-                args.output,
-                model=args.model,
-                stage=args.stage,
-                min_score=args.min_score,
-                whole_picture=args.whole_picture,
-                backend=args.backend,
-                shard_size=args.shard_size,
-                column=args.column,
-                extend=args.extend,
-                cluster=Cluster(args.workers, args.cpus_per_worker, args.gpus_per_worker, args.address),
-                say=say,
-                progress=progress,
-            )
+            with contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker died
+                made = run_batch(
+                    args.input,
+                    args.output,
+                    model=args.model,
+                    stage=args.stage,
+                    min_score=args.min_score,
+                    whole_picture=args.whole_picture,
+                    backend=args.backend,
+                    shard_size=args.shard_size,
+                    column=args.column,
+                    extend=args.extend,
+                    cluster=Cluster(args.workers, args.cpus_per_worker, args.gpus_per_worker, args.address),
+                    say=say,
+                    progress=progress,
+                )
         except StoreError as error:
             say(str(error))
             return 1

@@ -396,6 +396,10 @@ class Flaky(memory.MemoryFileSystem):
     protocol = "flaky"
     silent = 0
 
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("flaky://"))
+
     def cat_file(self, path, start=None, end=None, **kwargs):
         if path.endswith("face-05.png") and Flaky.silent:
             Flaky.silent -= 1

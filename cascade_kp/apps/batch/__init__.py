@@ -171,12 +171,11 @@ def _summary(store: Store, plan: Plan, before: int, workers: int, seconds: float
     """
     with ThreadPoolExecutor(_READERS) as pool:
         marks = list(pool.map(lambda shard: marked(store, shard), range(plan.shards)))
+    damaged = [shard for shard, mark in enumerate(marks) if mark is None]
+    if damaged:
+        what = f"{store.url}: expected a mark of each of the {plan.shards:,} shards"
+        raise StoreError(f"{what}, got none or a damaged {mark_of(damaged[0])}; remove it, and give the command again")
     outcomes = [mark for mark in marks if mark is not None]
-    if len(outcomes) != plan.shards:
-        what = f"{store.url}: expected the marks of all {plan.shards:,} shards in _done"
-        raise StoreError(
-            f"{what}, got {len(outcomes):,}; remove what is left of the others, and give the command again"
-        )
     images, errors = sum(one.images for one in outcomes), sum(one.errors for one in outcomes)
     if plan.pictures is not None and images + errors != plan.pictures:
         raise StoreError(f"{store.url}: expected {plan.pictures:,} pictures, as planned, got {images + errors:,}")

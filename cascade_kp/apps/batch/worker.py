@@ -241,8 +241,8 @@ class _Shard:
 
         def take() -> None:
             """Pictures that never got as far as the pipeline."""
-            while waiting and isinstance(waiting[0][2], ImageError):
-                number, name, error = waiting.popleft()
+            while waiting and isinstance(error := waiting[0][2], ImageError):
+                number, name, _ = waiting.popleft()
                 self._write(number, name, error)
 
         read = in_order(_read, listed, _READERS, 2 * _READERS)
