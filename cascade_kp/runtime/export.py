@@ -153,7 +153,7 @@ def _crop(name: str, cascade: Cascade, info: ModelInfo) -> dict[str, object]:
     specialist, members = cascade.specialist(region), cascade.members[region]
     before = sum(len(cascade.members[other]) for other in list(cascade.regions)[: list(cascade.regions).index(region)])
     said = dict(zip(cascade.order[before : before + len(members)], members, strict=True))
-    of = "the box of its points as coarse says them" if config.region_boxes == "points" else "its box by boxes"
+    of = "the box of its points as coarse says them" if config.region_boxes == "points" else "its box as boxes says it"
     return what | {
         "of": f"{of}, at the angle of coarse's crop",
         "margin": specialist.config.margin,
