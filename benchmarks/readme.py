@@ -272,6 +272,58 @@ def _faces(results: Results) -> str:
     )
 
 
+def _tracking(results: Results) -> str:
+    """How still and how quick followed points are, and whether faces keep their numbers."""
+    result = results["tracking"]
+    rows = []
+    for row in result["filters"]:
+        motions = row["motions"]
+        worst = max(motions, key=lambda motion: abs(motion["lag_frames"]))
+        away, error = (sum(motion[key] for motion in motions) / len(motions) for key in ("off", "nme"))
+        rows.append(
+            [
+                row["filter"],
+                f"{percent(row['jitter'], 3)} %",
+                f"{row['ratio']:.1f} ({row['ratio_worst']:.1f})",
+                f"{worst['lag_frames']:.2f} ({worst['motion']})",
+                f"{percent(away, 2)} %",
+                f"{percent(error, 2)} %",
+                f"{percent(row['blink_kept'])} %, {row['blink_late_frames']:.1f}",
+            ]
+        )
+    head = [
+        "filter", "jitter at rest", "less by (worst face)", "largest lag, frames", "off in motion", "NME in motion",
+        "of a blink kept, frames late",
+    ]  # fmt: skip
+    data, settings = result["data"], result["settings"]
+    text = (
+        f"`{shown(result['command'])}` prints this, by motion, and says what is measured how: made clips of "
+        f"{data['faces']} faces ({data['what']}), {settings['face_px']:.0f} px large, with a sensor's noise and JPEG, "
+        f"that rest, move, come nearer or roll by a known way, 30 frames a second; of {data['clips']} clips "
+        f"{data['left_out']} left out, in which the face was not seen in every frame. Jitter and *off*, the distance "
+        "from where the moving face carries the networks' mean answer, are over the distance of the outer eye corners. "
+        "No real videos are among them."
+    )
+    scenes = [
+        [row["what"], f"{row['kept']} of {row['clips']}", f"{percent(row['seen'], 1)} %"] for row in result["numbers"]
+    ]
+    times = {row["what"]: ms(row["ms"]) for row in result["speed"]}
+    followed, first, every = times.values()
+    speed = (
+        f"A frame of 640 x 480 with one face takes {followed} ms of processor time, {first} where the detector runs in "
+        f"the first frame only, and {every} with the detector in every frame "
+        f"({counted(settings['threads'], 'thread')}, `{settings['model']}`)."
+    )
+    return "\n\n".join(
+        [
+            table(head, rows),
+            paragraph(text),
+            table(["heads cut out of these photographs", "every face kept its number", "seen"], scenes),
+            paragraph(speed),
+        ]
+    )
+
+
 def _ablation(results: Results) -> str:
     result = results["ablation"]
     first = result["rows"][0]
@@ -536,6 +588,42 @@ def _breakdown(results: Results) -> str:
             parts = (row["ms"][part] for part in ("crop", "sampling", "networks", "rest", "whole"))
             rows.append([label, what, *(f"{value:.1f}" for value in parts)])
     return table(["", "", "crop", "sampling", "networks", "rest", "whole, ms"], rows)
+
+
+def _batch(results: Results) -> str:
+    if not results.has("batch"):
+        return "Not measured yet: `python -m benchmarks.batch --json benchmarks/results/batch.json`."
+    result = results["batch"]
+    rows = [
+        [
+            f"{row['workers']}",
+            f"{row['faces_s']:.1f}",
+            f"{row['start_s']:.0f}",
+            f"{row['peak_mb']:,.0f}",
+            f"{row['bytes_face']:,.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    killed, one = result["killed"], result["rows"][0]
+    text = (
+        f"`{shown(result['command'])}`: {killed['pictures']:,} drawn faces of 112 px, nothing detected, model "
+        f"`{result['settings']['model']}`. With {counted(killed['workers_killed'], 'worker')} and "
+        f"{counted(killed['commands_killed'], 'command')} killed on the way: lost {killed['lost']}, doubled "
+        f"{killed['doubled']}, {killed['errors']:,} in the errors table."
+    )
+    whole = (
+        f"So 10^9 such faces are {1e9 / one['faces_s'] / 3600:,.0f} core-hours and "
+        f"{1e9 * one['bytes_face'] / 1e12:.1f} TB of results."
+    )
+    if results.has("throughput"):
+        found = results["throughput"]
+        core = found.get("rows")[0]
+        whole += (
+            f" Photographs cost more, as they are decoded and searched: at {core['pictures_s']:.1f} pictures/s a core "
+            f"(`{shown(found['command'])}`), 10^9 are {1e9 / core['pictures_s'] / 3600:,.0f} core-hours."
+        )
+    head = ["workers", "faces/s", "s to start", "MB a worker, peak", "bytes of results a face"]
+    return "\n\n".join([table(head, rows), paragraph(text), paragraph(whole)])
 
 
 def _latency(results: Results) -> str:
@@ -874,6 +962,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "ablation": _ablation,
     "accuracy": _accuracy,
     "augment": _augment,
+    "batch": _batch,
     "breakdown": _breakdown,
     **{f"card-{name}": _card(name) for name in MODELS},
     "card-kaggle15": _card("kaggle15", ("15", "right_eye", "left_eye", "mouth")),
@@ -894,6 +983,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "retrain": _retrain,
     "stage-gains": _stage_gains,
     "targets": _targets,
+    "tracking": _tracking,
     "training": _training,
     "zoo": _zoo,
     "zoo-missing": _zoo_missing,

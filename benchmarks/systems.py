@@ -122,7 +122,7 @@ def trained(result: Any) -> str:  # noqa: ANN401 (a result as JSON, or as readme
     if not epochs["recipe"]:
         return f"as shipped: {epochs['steps']:,} steps of stage one, from `ibug68`"
     if result["settings"]["budget"] == "smoke":
-        return f"smoke: {epochs['steps']} steps"
+        return f"smoke: {epochs['steps']} step{'s' if epochs['steps'] > 1 else ''}"
     done = f"{epochs['done']:.0f}"
     if epochs["asked"] < epochs["recipe"]:
         return f"reduced: {done} of {epochs['recipe']} epochs" + (", stopped early" if epochs["stopped_early"] else "")

@@ -70,7 +70,7 @@ def draw_faces(
         faces: The faces, px in the frame of the upright picture.
         sigma: Draw each point's 68 % radius as a circle.
         coarse: Draw what stage one said as small hollow dots, joined to the final points.
-        boxes: Draw the tight box of each face and its score.
+        boxes: Draw the tight box of each face, its score and, in a video, its id.
         edges: Draw the lines that the scheme joins its points by.
 
     Returns:
@@ -353,10 +353,10 @@ def _clip(
 
 
 def _draw_score(canvas: NDArray[np.uint8], face: Face) -> None:
-    """Write the score above the box, or inside its top where there is no room; left out if it would cover the face."""
+    """Write id and score above the box, or inside its top where there is no room; left out if they covered the face."""
     height, width = canvas.shape[:2]
     x1, y1, x2, y2 = face.box.tolist()
-    text = f"{face.score:.2f}"
+    text = f"{face.score:.2f}" if face.id is None else f"#{face.id} {face.score:.2f}"
     side = max(x2 - x1, y2 - y1)
     # A font height of 21 px at scale 1; under 8 px nothing can be read.
     scale = max(8.0, min(side / 24, 60.0), min(max(height, width) / 110, side / 6)) / 21

@@ -10,10 +10,12 @@ __all__ = [
     "CascadeError",
     "ConfigError",
     "DataError",
+    "HubError",
     "ImageError",
     "InputError",
     "ModelError",
     "SchemeError",
+    "StoreError",
 ]
 
 
@@ -43,3 +45,11 @@ class ConfigError(CascadeError, ValueError):
 
 class ModelError(CascadeError, RuntimeError):
     """A model file that is missing, damaged, of another format, or does not fit its configuration."""
+
+
+class HubError(CascadeError, RuntimeError):
+    """A model hub that cannot be reached, refuses, or gives something else than was asked for."""
+
+
+class StoreError(CascadeError, OSError):
+    """A folder or an object store that cannot be read or written just now, or that another run holds."""

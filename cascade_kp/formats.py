@@ -36,10 +36,13 @@ __all__ = [
     "parse_number",
     "parse_pts",
     "read_pts",
+    "video_csv_header",
+    "video_csv_rows",
     "write_pts",
 ]
 
 _TO_CONTINUOUS = -0.5  # 1-based pixel centre -> continuous
+_BOX_COLUMNS = ("box_x0", "box_y0", "box_x1", "box_y1")
 _FACE_KEYS = ("box", "score", "keypoints", "sigma", "coarse")
 _COMMENT, _BRACE = re.compile(r"#|//"), re.compile(r"([{}])")
 _HEADER = re.compile(r"(version|n_points)\s*:\s*(\d{1,9})(?:\.\d*)?", re.IGNORECASE)
@@ -151,8 +154,7 @@ def csv_header(keypoints: Sequence[str]) -> list[str]:
         7 + 3 K names: image, face (counted from 0 in each image), score, the box, then x, y and sigma of
         every keypoint; px in the continuous frame of the upright picture.
     """
-    columns = ["image", "face", "score", "box_x0", "box_y0", "box_x1", "box_y1"]
-    return columns + [f"{name}_{what}" for name in keypoints for what in ("x", "y", "sigma")]
+    return ["image", "face", "score", *_BOX_COLUMNS, *_point_columns(keypoints)]
 
 
 def csv_rows(image: str | os.PathLike[str], faces: Iterable[Mapping[str, Any]]) -> list[list[str]]:
@@ -171,19 +173,43 @@ def csv_rows(image: str | os.PathLike[str], faces: Iterable[Mapping[str, Any]]) 
     """
     rows = []
     for number, face in enumerate(faces):
-        _check_face(face)
-        box, keypoints = list(face["box"]), [list(point) for point in face["keypoints"]]
-        sigma = [None] * len(keypoints) if face["sigma"] is None else list(face["sigma"])
-        if len(box) != 4 or len(sigma) != len(keypoints) or any(len(point) != 2 for point in keypoints):
-            raise InputError(
-                "a face must have a box of 4, K keypoints of 2 and K sigmas, got a box of "
-                f"{len(box)}, {len(keypoints)} keypoints and {len(sigma)} sigmas"
-            )
-        numbers = [face["score"], *box]
-        for point, radius in zip(keypoints, sigma, strict=True):
-            numbers += [*point, radius]
-        cells = [_json_safe(number) for number in numbers]
-        rows.append([os.fspath(image), str(number), *("" if cell is None else f"{cell:.3f}" for cell in cells)])
+        score, box, points = _face_cells(face)
+        rows.append([os.fspath(image), str(number), score, *box, *points])
+    return rows
+
+
+def video_csv_header(keypoints: Sequence[str]) -> list[str]:
+    """The column names of a CSV of the faces of a video, one row a face a frame.
+
+    Args:
+        keypoints: The K keypoint names of the scheme.
+
+    Returns:
+        8 + 3 K names: frame (counted from 0), time_s, id, the box, score, then x, y and sigma of every keypoint; px in
+        the continuous frame of the upright picture.
+    """
+    return ["frame", "time_s", "id", *_BOX_COLUMNS, "score", *_point_columns(keypoints)]
+
+
+def video_csv_rows(frame: int, time_s: float, faces: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of one frame in a CSV of a video; none where it holds no face.
+
+    Args:
+        frame: Its number, from 0.
+        time_s: When it is shown, seconds.
+        faces: What ``Face.to_dict()`` gives for each face that has an id.
+
+    Returns:
+        One row a face, in the order of :func:`video_csv_header`; numbers of 3 decimals (of the time 6), empty where
+        unknown.
+
+    Raises:
+        InputError: As :func:`csv_rows`; also where a face has no id.
+    """
+    rows = []
+    for face in faces:
+        score, box, points = _face_cells(face)
+        rows.append([str(frame), f"{time_s:.6f}", str(_id_of(face)), *box, score, *points])
     return rows
 
 
@@ -201,17 +227,26 @@ def csv_line(cells: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def json_line(image: str | os.PathLike[str], faces: Iterable[Mapping[str, Any]]) -> str:
+def json_line(
+    image: str | os.PathLike[str],
+    faces: Iterable[Mapping[str, Any]],
+    *,
+    frame: int | None = None,
+    time_s: float | None = None,
+) -> str:
     """One picture's predictions as one line of JSON.
 
     Args:
-        image: The picture's path, as given.
-        faces: What ``Face.to_dict()`` gives for each face; other keys than box, score, keypoints, sigma
+        image: The picture's path, as given; the video's for one of its frames.
+        faces: What ``Face.to_dict()`` gives for each face; other keys than id, box, score, keypoints, sigma
             and coarse are left out. Px in the continuous frame.
+        frame: Of a video, the number of the frame, from 0.
+        time_s: Of a video, when the frame is shown, seconds.
 
     Returns:
         ``{"image": ..., "faces": [{"box", "score", "keypoints", "sigma", "coarse"}]}`` without the line
-        break, ASCII; numbers of at most 3 decimals, ``null`` for NaN and infinity.
+        break, ASCII; numbers of at most 3 decimals, ``null`` for NaN and infinity. For a video also ``frame`` and
+        ``time_s`` (6 decimals) before the faces, and the ``id`` of each.
 
     Raises:
         InputError: A face lacks a key, or holds something that is no number.
@@ -219,8 +254,11 @@ def json_line(image: str | os.PathLike[str], faces: Iterable[Mapping[str, Any]])
     found = []
     for face in faces:
         _check_face(face)
-        found.append({key: _json_safe(face[key]) for key in _FACE_KEYS})
-    return json.dumps({"image": os.fspath(image), "faces": found}, allow_nan=False)
+        number = {"id": _id_of(face)} if "id" in face else {}
+        found.append(number | {key: _json_safe(face[key]) for key in _FACE_KEYS})
+    where = {} if frame is None else {"frame": frame}
+    when = {} if time_s is None else {"time_s": round(time_s, 6)}
+    return json.dumps({"image": os.fspath(image), **where, **when, "faces": found}, allow_nan=False)
 
 
 def parse_number(word: str, where: str) -> float:
@@ -292,6 +330,34 @@ def _check_face(face: Mapping[str, Any]) -> None:
     missing = [key for key in _FACE_KEYS if key not in face]
     if missing:
         raise InputError(f"a face must have the keys {', '.join(_FACE_KEYS)}, got none of {', '.join(missing)}")
+
+
+def _id_of(face: Mapping[str, Any]) -> int:
+    number = face.get("id")
+    if type(number) is not int:
+        raise InputError(f"a face of a video must have an id, a whole number, got {number!r}")
+    return number
+
+
+def _point_columns(keypoints: Sequence[str]) -> list[str]:
+    return [f"{name}_{what}" for name in keypoints for what in ("x", "y", "sigma")]
+
+
+def _face_cells(face: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
+    """Score, box and points of a face as cells of 3 decimals, empty where unknown."""
+    _check_face(face)
+    box, keypoints = list(face["box"]), [list(point) for point in face["keypoints"]]
+    sigma = [None] * len(keypoints) if face["sigma"] is None else list(face["sigma"])
+    if len(box) != 4 or len(sigma) != len(keypoints) or any(len(point) != 2 for point in keypoints):
+        raise InputError(
+            "a face must have a box of 4, K keypoints of 2 and K sigmas, got a box of "
+            f"{len(box)}, {len(keypoints)} keypoints and {len(sigma)} sigmas"
+        )
+    numbers = [face["score"], *box]
+    for point, radius in zip(keypoints, sigma, strict=True):
+        numbers += [*point, radius]
+    cells = ["" if number is None else f"{number:.3f}" for number in map(_json_safe, numbers)]
+    return cells[0], cells[1:5], cells[5:]
 
 
 def _json_safe(value: Any) -> Any:  # noqa: ANN401 - lists of any depth, as deep as they came

@@ -11,6 +11,7 @@ values are taken as they are stored.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -25,15 +26,32 @@ from PIL import Image
 from cascade_kp.errors import ImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "as_image", "describe", "read_image", "read_reduced"]
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "SUFFIXES",
+    "as_image",
+    "decode_image",
+    "describe",
+    "image_size",
+    "read_image",
+    "read_reduced",
+]
 
 MAX_PIXELS: Final = 128_000_000
 """Largest picture decoded, in pixels; read from the header, before any memory is spent."""
 
 MIN_SIDE: Final = 2
 """Smallest height and width in px: one row or column of pixels has nothing to interpolate."""
+
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".jp2"}
+)
+"""What the names of picture files end in, in small letters, where folders are searched for them."""
 
 FLOAT_TOLERANCE: Final = 1e-3
 """How far a float picture may leave [0, 1], where resampling overshoots, before it is refused."""
@@ -105,8 +123,42 @@ def read_reduced(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np
     return _read(path, scale)
 
 
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """The size of a picture file, from its header: no pixel is decoded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (H, W) px of the upright picture, as `read_image` gives it.
+
+    Raises:
+        ImageError: The file is missing, a directory, empty, no picture, has a damaged header, more than `MAX_PIXELS`
+            pixels or a side under `MIN_SIDE` px.
+    """
+    with _identified(path) as (image, _):
+        width, height = image.size
+        # Of a TIFF, PIL says the upright size from the start.
+        turned = image.format != "TIFF" and _orientation(image) >= 5
+        return (width, height) if turned else (height, width)
+
+
 def _read(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """A picture file as upright RGB at a share of its size, and (H, W) of the full picture."""
+    with _identified(path) as (image, name):
+        width, height = image.size
+        if scale < 1.0:
+            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        whole = image.size == (width, height)
+        pixels = _decode(image, name)
+        if whole:
+            return pixels, (pixels.shape[0], pixels.shape[1])
+        return pixels, (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+@contextlib.contextmanager
+def _identified(path: str | os.PathLike[str]) -> Iterator[tuple[Image.Image, str]]:
+    """A picture file whose header was read and found usable, not yet decoded, and its name for messages."""
     if not isinstance(path, str | os.PathLike):
         raise ImageError(f"expected the path of {_EXPECTED}, got {describe(path)}")
     name = os.fsdecode(path)
@@ -125,15 +177,8 @@ def _read(path: str | os.PathLike[str], scale: float) -> tuple[NDArray[np.uint8]
         # A pipe cannot be rewound after its signature was read; nothing valid is longer than this.
         seekable: IO[bytes] = stream if stream.seekable() else io.BytesIO(stream.read(8 * MAX_PIXELS))
         image = _identify(seekable, name)
-        width, height = image.size
-        _check_size(width, height, name)
-        if scale < 1.0:
-            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-        whole = image.size == (width, height)
-        pixels = _decode(image, name)
-        if whole:
-            return pixels, (pixels.shape[0], pixels.shape[1])
-        return pixels, (width, height) if _orientation(image) >= 5 else (height, width)
+        _check_size(*image.size, name)
+        yield image, name
 
 
 def as_image(source: object) -> NDArray[np.uint8]:
@@ -162,11 +207,27 @@ def as_image(source: object) -> NDArray[np.uint8]:
         hint = "convert it with image.permute(1, 2, 0).cpu().numpy(), which takes (3, H, W) to (H, W, 3)"
         raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}; {hint}")
     if isinstance(source, bytes | bytearray | memoryview):
-        hint = "open an encoded picture with PIL.Image.open(io.BytesIO(data))"
+        hint = "decode a picture file's bytes with cascade_kp.images.decode_image(data)"
         raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}; {hint}")
     if hasattr(source, "__array__"):
         raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}; convert it with numpy.asarray(image)")
     raise ImageError(f"expected {_ACCEPTED}, got {describe(source)}")
+
+
+def decode_image(data: bytes, name: str = "the picture") -> NDArray[np.uint8]:
+    """Decode the bytes of a picture file as `read_image` does a file.
+
+    Args:
+        data: The whole file.
+        name: What messages call it.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and writable, in the frame of the upright picture.
+
+    Raises:
+        ImageError: As `read_image`, of the content.
+    """
+    return _decode(_identify(io.BytesIO(data), name), name)
 
 
 def describe(source: object) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cascade_kp import geometry, images
-from cascade_kp.detect import FaceDetector, boxes_within, non_maximum_suppression
+from cascade_kp.detect import FaceDetector, box_iou, boxes_within, non_maximum_suppression
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.runtime import Points, make_runtime
 from cascade_kp.structures import Face
+from cascade_kp.threads import in_order, usable_cores
+from cascade_kp.tracking import Tracked, Tracks
 from cascade_kp.weights import ModelInfo, load_model, model_path
 
 if TYPE_CHECKING:
@@ -34,6 +40,8 @@ _RETRY_ROLLS_DEG = tuple((-roll, roll) for roll in (24.0, 48.0, 72.0, 96.0, 120.
 _RETRY_MIN_SCORE = 0.9  # each further search brings false alarms of its own
 _RETRY_SIDE_PX = 384  # ... and time, which a picture without a face pays in full
 _SAME_FACE_IOU = 0.4
+_FOUND_AGAIN_MIN_SCORE = 0.9  # where a face was lost from sight there is, most of the time, something else
+_SEEN_SHARE = 0.2  # of a face's box that must lie in the picture for a look at it
 _BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
 
 
@@ -61,6 +69,43 @@ class Candidates:
         """Those at some positions, in the order given."""
         chosen = list(indices)
         return replace(self, crops=[self.crops[i] for i in chosen], boxes=self.boxes[chosen], rolls=self.rolls[chosen])
+
+
+@dataclass
+class _Search:
+    """What is remembered from frame to frame.
+
+    Attributes:
+        tracks: the faces that are followed.
+        every: frames from one search for new faces to the next.
+        time_s: of the frame.
+        waited: frames since the last search; None before the first.
+        fruitless: searches in a row that had no face to begin with.
+    """
+
+    tracks: Tracks
+    every: int
+    time_s: float = 0.0
+    waited: int | None = None
+    fruitless: int = 0
+
+    def due(self, matches: NDArray[np.intp]) -> bool:
+        """Whether to look for new faces: at the start, every so often, and when one was lost from sight just now."""
+        lost = ~self.tracks.lost
+        lost[matches[matches >= 0]] = False
+        return self.waited is None or self.waited >= self.every or bool(lost.any())
+
+    def turns(self) -> tuple[tuple[float, float], ...]:
+        """Rolls at which to look for new faces, where none is found upright.
+
+        All of them take too long to be tried again and again: once there was a search, one pair a time.
+        """
+        self.fruitless = 0 if len(self.tracks) else self.fruitless + 1
+        if self.waited is None:
+            return _RETRY_ROLLS_DEG
+        if not self.fruitless:
+            return ()
+        return (_RETRY_ROLLS_DEG[self.fruitless % len(_RETRY_ROLLS_DEG)],)
 
 
 class Pipeline:
@@ -179,44 +224,181 @@ class Pipeline:
             raise InputError(f"boxes: expected one entry for each of the {len(source)} pictures, got {count}")
         return self._faces([self.find(one, box) for one, box in zip(source, boxes, strict=True)])
 
-    def stream(self, sources: Iterable[object], batch_size: int = 32) -> Iterator[list[Face] | CascadeError]:
-        """Find the faces of any number of pictures in constant memory.
+    def timed(
+        self, image: NDArray[np.uint8], boxes: object = None, *, stage: Stage | None = None
+    ) -> tuple[list[Face], dict[str, float]]:
+        """One decoded picture as a call does it, and where the time went.
 
         Args:
-            sources: pictures, as for a call; consumed as results are asked for.
-            batch_size: faces refined together, at least.
+            image: (H, W, 3) uint8 RGB.
+            boxes: as for a call.
+            stage: ``coarse`` or ``regions``; the pipeline's own by default.
 
-        Yields:
-            For each picture in order its faces, or the error that it caused: a bad picture stops nothing.
+        Returns:
+            The faces; and seconds by part: ``detect`` (searching the picture, stage one's verdict on what was found,
+            cutting out), ``stage_one``, and ``regions``, which is all the rest: the specialists with their crops,
+            putting together, and choosing.
 
         Raises:
-            InputError: the batch size is not positive, or a single picture came in place of several. At once, before
-                the first result is asked for.
+            ImageError, InputError: as a call.
         """
-        if type(batch_size) is not int or batch_size < 1:  # True is an int, and no size
-            raise InputError(f"batch_size: expected a positive whole number, got {batch_size!r}")
-        if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
-            what = images.describe(sources)
-            raise InputError(f"stream: expected an iterable of pictures, such as [image], got {what}")
-        return self._stream(sources, batch_size)
+        began = time.perf_counter()
+        candidates = self.find(image, boxes)
+        found = time.perf_counter()
+        with self._runtime.stage_one_timed() as laps:
+            points = self.refine([candidates], stage=stage)[0]
+        faces = self._chosen(candidates, points)
+        stage_one, all_stages = sum(laps), time.perf_counter() - found
+        return faces, {"detect": found - began, "stage_one": stage_one, "regions": all_stages - stage_one}
 
-    def _stream(self, sources: Iterable[object], batch_size: int) -> Iterator[list[Face] | CascadeError]:
-        pending: list[Candidates | CascadeError] = []
-        for source in sources:
-            try:
-                pending.append(self.find(source))
-            except CascadeError as error:
-                pending.append(error)
-            # Only small crops wait here; a picture without faces waits too, so it counts as one.
-            if sum(max(1, len(p)) if isinstance(p, Candidates) else 1 for p in pending) >= batch_size:
-                yield from self._flush(pending)
-                pending = []
-        yield from self._flush(pending)
+    def stream(
+        self, sources: Iterable[object], batch_size: int = 32, workers: int | None = None
+    ) -> Iterator[list[Face] | CascadeError]:
+        """Find the faces of any number of pictures in constant memory, on several cores.
 
-    def _flush(self, pending: list[Candidates | CascadeError]) -> Iterator[list[Face] | CascadeError]:
+        Pictures are decoded and their faces sought on threads, while the faces found before are refined on another.
+
+        Args:
+            sources: pictures, as for a call; taken one after another by the thread that asks for results, and no more
+                than are needed to keep the workers busy. An array may be written over once the next one is asked for.
+            batch_size: faces refined together, at least.
+            workers: threads that decode and detect. None takes one for each usable core, but one in all for a detector
+                of the caller's own, which may not be made for more.
+
+        Yields:
+            For each picture in order its faces, or the error that it caused: a bad picture stops nothing. Where the
+            sources themselves raise, that is raised after the results of all that they gave before.
+
+        Raises:
+            InputError: the batch size or the number of workers is not positive, or a single picture came in place of
+                several. At once, before the first result is asked for.
+        """
+        if workers is None:
+            workers = usable_cores() if self._detector is None or isinstance(self._detector, FaceDetector) else 1
+        for name, count in (("batch_size", batch_size), ("workers", workers)):
+            if type(count) is not int or count < 1:  # True is an int, and no size
+                raise InputError(f"{name}: expected a positive whole number, got {count!r}")
+        _check_several("stream", sources)
+        return self._stream(sources, batch_size, workers)
+
+    def _stream(self, sources: Iterable[object], batch_size: int, workers: int) -> Iterator[list[Face] | CascadeError]:
+        found = in_order(self._found, map(_kept, sources), workers, 2 * workers)
+        yield from itertools.chain.from_iterable(in_order(self._flush, _batches(found, batch_size), 1, 1))
+
+    def _found(self, source: object) -> Candidates | CascadeError:
+        try:
+            return self.find(source)
+        except CascadeError as error:
+            return error
+
+    def _flush(self, pending: list[Candidates | CascadeError]) -> list[list[Face] | CascadeError]:
         done = iter(self._faces([p for p in pending if isinstance(p, Candidates)]))
-        for item in pending:
-            yield item if isinstance(item, CascadeError) else next(done)
+        return [item if isinstance(item, CascadeError) else next(done) for item in pending]
+
+    # ------------------------------------------------------------------------------------------ video
+
+    def track(
+        self,
+        frames: Iterable[object],
+        *,
+        fps: float = 30.0,
+        times: Iterable[float] | None = None,
+        detect_every: int = 10,
+        smooth: bool = True,
+    ) -> Iterator[list[Face] | CascadeError]:
+        """Follow the faces of a video from frame to frame, in constant memory.
+
+        A face is looked for where its points of the frame before were, moved on with it. The detector runs in the first
+        frame, every so many frames, and when a face is lost from sight. A face keeps its number while it is followed,
+        and if it is seen again within two seconds, near where it was lost.
+
+        Args:
+            frames: pictures, as for a call; consumed as results are asked for. An error in place of a picture, or what
+                is no picture (such as None), stands for a frame that is lost: faces are followed across it.
+            fps: frames a second, where the times are not known.
+            times: seconds of each frame, taken after it.
+            detect_every: frames from one search for new faces to the next.
+            smooth: hold the points still, by a filter that follows what moves. ``sigma`` and ``coarse`` stay what the
+                networks said.
+
+        Yields:
+            For each frame in order its faces, each with its ``id`` and in the order of these; or the error that stood
+            in its place, or that it caused.
+
+        Raises:
+            InputError: a number is not positive, or a single picture came in place of several. At once, before the
+                first result is asked for. Later, where there is no time for a frame, or not a finite one.
+        """
+        rate = _rate(fps)
+        if type(detect_every) is not int or detect_every < 1:
+            raise InputError(f"detect_every: expected a positive whole number, got {detect_every!r}")
+        _check_several("track", frames)
+        steps: Iterable[float] = (i / rate for i in itertools.count()) if times is None else times
+        return self._track(frames, iter(steps), detect_every, smooth=smooth)
+
+    def _track(
+        self, frames: Iterable[object], times: Iterator[float], detect_every: int, *, smooth: bool
+    ) -> Iterator[list[Face] | CascadeError]:
+        search = _Search(Tracks(len(self.scheme), smooth=smooth), detect_every)
+        for number, frame in enumerate(frames):
+            try:
+                search.time_s = float(next(times))
+            except StopIteration:
+                raise InputError(f"times: expected one for each frame, got {number}") from None
+            if not math.isfinite(search.time_s):
+                raise InputError(f"times: expected finite seconds, got {search.time_s} for frame {number}")
+            if search.waited is not None:
+                search.waited += 1
+            result: list[Face] | CascadeError
+            try:
+                result = frame if isinstance(frame, CascadeError) else self._follow(frame, search)
+            except CascadeError as error:
+                result = error
+            yield result
+
+    def _follow(self, frame: object, search: _Search) -> list[Face]:
+        """The faces of the next frame."""
+        image = images.as_image(frame)
+        seen, matches = self._again(image, search)
+        if search.due(matches):
+            seen = self._with_new(image, frame, search, seen)
+        faces = search.tracks.update(seen.keypoints, search.time_s, (image.shape[0], image.shape[1]))
+        order = sorted(range(len(faces)), key=lambda i: faces[i].id)
+        return [self._face(seen, i, faces[i]) for i in order]
+
+    def _again(self, image: NDArray[np.uint8], search: _Search) -> tuple[Points, NDArray[np.intp]]:
+        """Those faces that are where they are expected; and which of those followed each of them is."""
+        tracks, size = search.tracks, (image.shape[0], image.shape[1])
+        expected = torch.from_numpy(tracks.expected(search.time_s, size)).float()
+        boxes = geometry.tight_box(expected).numpy()
+        sides = boxes[:, 2:] - boxes[:, :2]
+        inside = np.clip(boxes[:, 2:], 0, size[::-1]) - np.clip(boxes[:, :2], 0, size[::-1])
+        near = np.flatnonzero(inside.prod(axis=1) >= _SEEN_SHARE * sides.prod(axis=1))
+        if self._detector is None:
+            near = near[:0]  # the picture is the face, in every frame anew
+        boxes, rolls = boxes[near], geometry.roll_angle(expected, self._reference).numpy()[near]
+        seen = self.refine([Candidates(self._crops(image, boxes), boxes, rolls, detected=True)])[0]
+        least = np.where(tracks.lost[near], max(self._min_score, _FOUND_AGAIN_MIN_SCORE), self._min_score)
+        kept = self.keep(seen)
+        seen = _some(seen, kept[seen.score[kept] >= least[kept]])
+        matches = tracks.match(seen.keypoints, search.time_s, size)
+        # What lies too far from every face that is followed is a guess of stage one's: the detector shall say so.
+        known = np.flatnonzero(matches >= 0)
+        return _some(seen, known), matches[known]
+
+    def _with_new(self, image: NDArray[np.uint8], frame: object, search: _Search, seen: Points) -> Points:
+        """Faces seen again, and those that the detector finds elsewhere."""
+        if self._detector is None:
+            return self.refine([self.find(image)])[0]
+        found = self._detect(image, self._detector, frame, search.turns())
+        search.waited = 0
+        boxes = geometry.tight_box(torch.from_numpy(seen.keypoints)).numpy()
+        elsewhere = np.flatnonzero((box_iou(found.boxes, boxes) < _SAME_FACE_IOU).all(axis=1))
+        if not len(elsewhere):
+            return seen
+        new = self.refine([found.select(elsewhere.tolist())])[0]
+        both = Points(*(np.concatenate(fields) for fields in zip(seen, new, strict=True)))
+        return _some(both, self.keep(both))
 
     # ------------------------------------------------------------------------------------------ one picture
 
@@ -237,12 +419,25 @@ class Pipeline:
         image = images.as_image(source)
         h, w = image.shape[:2]
         if boxes is None and self._detector is not None:
-            return self._detect(image, self._detector, source)
+            return self._detect(image, self._detector, source, _RETRY_ROLLS_DEG)
         given = _checked([[0, 0, w, h]] if boxes is None else boxes, image, source)
         return Candidates(self._crops(image, given), given, np.zeros(len(given), np.float32), detected=False)
 
-    def _detect(self, image: NDArray[np.uint8], detector: Detector, source: object) -> Candidates:
-        """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again."""
+    def _detect(
+        self,
+        image: NDArray[np.uint8],
+        detector: Detector,
+        source: object,
+        turns: Sequence[tuple[float, float]],
+    ) -> Candidates:
+        """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            detector: the pipeline's.
+            source: what messages call the picture.
+            turns: rolls to try, degrees, one pair after the other; the embedded detector's only.
+        """
         if not isinstance(detector, FaceDetector):
             shown = image.view()
             shown.flags.writeable = False  # it may be the caller's own array
@@ -264,7 +459,7 @@ class Pipeline:
         found, rolls = self._searched(detector, image)
         faces = self._judge(image, found, np.radians(rolls), self._min_score)
         quick = replace(detector, max_side=min(detector.max_side, _RETRY_SIDE_PX))
-        for tried in _RETRY_ROLLS_DEG if self._turn else ():
+        for tried in turns if self._turn else ():
             if len(faces):
                 break
             found, rolls = self._searched(quick, image, tried)
@@ -379,25 +574,68 @@ class Pipeline:
         return np.array(sorted(kept.tolist(), key=lambda i: -areas[i]), np.intp)
 
     def _faces(self, candidates: list[Candidates]) -> list[list[Face]]:
-        results = []
-        for one, points in zip(candidates, self.refine(candidates), strict=True):
-            chosen = self.keep(points) if one.detected else range(len(one))
-            results.append([self._face(points, int(i)) for i in chosen])
-        return results
+        return [self._chosen(*pair) for pair in zip(candidates, self.refine(candidates), strict=True)]
 
-    def _face(self, points: Points, i: int) -> Face:
+    def _chosen(self, candidates: Candidates, points: Points) -> list[Face]:
+        """The faces among one picture's candidates."""
+        chosen = self.keep(points) if candidates.detected else range(len(candidates))
+        return [self._face(points, int(i)) for i in chosen]
+
+    def _face(self, points: Points, i: int, tracked: Tracked | None = None) -> Face:
         return Face.from_keypoints(
-            points.keypoints[i],
+            points.keypoints[i] if tracked is None else tracked.points,
             self.scheme,
             sigma=points.sigma[i],
             coarse=points.coarse[i],
             score=float(points.score[i]),
+            id=None if tracked is None else tracked.id,
         )
+
+
+def _kept(source: object) -> object:
+    """A source that stays what it is while the caller fills the same array with the next picture."""
+    return source.copy() if isinstance(source, np.ndarray) else source
+
+
+def _batches(found: Iterable[Candidates | CascadeError], size: int) -> Iterator[list[Candidates | CascadeError]]:
+    """Joined until they are as many faces; a picture without faces waits too, so it counts as one."""
+    pending: list[Candidates | CascadeError] = []
+    faces = 0
+    ended: Exception | None = None
+    try:
+        for one in found:
+            pending.append(one)
+            faces += max(1, len(one)) if isinstance(one, Candidates) else 1
+            if faces >= size:
+                yield pending
+                pending, faces = [], 0
+    except Exception as error:  # noqa: BLE001 (what was found before is not lost)
+        ended = error
+    if pending:
+        yield pending
+    if ended is not None:
+        raise ended
+
+
+def _some(points: Points, indices: NDArray[np.intp]) -> Points:
+    return Points(*(field[indices] for field in points))
+
+
+def _check_several(method: str, sources: object) -> None:
+    if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
+        what = images.describe(sources)
+        raise InputError(f"{method}: expected an iterable of pictures, such as [image], got {what}")
 
 
 def _probability(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0.0 <= value <= 1.0:
         raise InputError(f"min_score: expected a probability from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _rate(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0.0 < value < math.inf:
+        raise InputError(f"fps: expected a positive number, got {value!r}")
     return float(value)
 
 

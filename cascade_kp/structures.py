@@ -55,10 +55,12 @@ class Face:
         box: (4,) float32 xyxy px. By contract a *tight* box: min..max of the keypoints, no margin.
         score: Probability that this is a face, as stage one gives it.
         scheme: Names and regions of the K points.
+        id: In a video, the number of this face, counted from 0 and the same in all of its frames; else None.
 
     Raises:
         InputError: An array has another shape than the scheme asks for, an infinite value, a negative sigma, or
-            half a point; or the box or the score is no number or the box is turned inside out.
+            half a point; or the box or the score is no number or the box is turned inside out; or the id is no
+            whole number from 0 on.
     """
 
     keypoints: NDArray[np.float32]
@@ -67,6 +69,7 @@ class Face:
     box: NDArray[np.float32]
     score: float
     scheme: Scheme
+    id: int | None = None
 
     def __post_init__(self) -> None:
         """Copy, check and freeze."""
@@ -87,6 +90,8 @@ class Face:
         object.__setattr__(self, "score", float(self.score))
         if not math.isfinite(self.score):
             raise InputError(f"score: expected a finite number, got {self.score}")
+        if self.id is not None and (type(self.id) is not int or self.id < 0):  # True is an int, and no number of a face
+            raise InputError(f"id: expected a whole number from 0 on, or None, got {self.id!r}")
 
     @classmethod
     def from_keypoints(
@@ -97,6 +102,7 @@ class Face:
         sigma: ArrayLike | None = None,
         coarse: ArrayLike | None = None,
         score: float = 1.0,
+        id: int | None = None,  # noqa: A002 (it is the attribute's name)
     ) -> Face:
         """A face from its points alone; the box is theirs, as the contract of `box` says.
 
@@ -106,6 +112,7 @@ class Face:
             sigma: (K,) px; unknown (NaN) by default.
             coarse: (K, 2) px; the keypoints by default.
             score: Confidence of the detection.
+            id: In a video, the number of this face.
 
         Returns:
             The face.
@@ -124,6 +131,7 @@ class Face:
             box=np.concatenate([np.nanmin(points, axis=0), np.nanmax(points, axis=0)]),
             score=score,
             scheme=scheme,
+            id=id,
         )
 
     def __getitem__(self, region: str) -> NDArray[np.float32]:
@@ -144,10 +152,10 @@ class Face:
         """The face as plain lists and numbers, ready for JSON.
 
         Returns:
-            ``box``, ``score``, ``keypoints``, ``sigma``, ``coarse``; px rounded to 3 decimals (the fourth is
-            float32 noise), None for NaN, which JSON cannot say.
+            ``id`` where the face has one, ``box``, ``score``, ``keypoints``, ``sigma``, ``coarse``; px rounded to 3
+            decimals (the fourth is float32 noise), None for NaN, which JSON cannot say.
         """
-        return {
+        return ({} if self.id is None else {"id": self.id}) | {
             "box": _plain(self.box),
             "score": _plain(np.float64(self.score)),
             "keypoints": _plain(self.keypoints),
@@ -167,16 +175,16 @@ class Face:
         write_pts(path, self.keypoints)
 
     def __repr__(self) -> str:
-        """One short line: scheme, K, box, score, median sigma."""
+        """One short line: scheme, K, id if there is one, box, score, median sigma."""
         box = ", ".join(f"{value:.1f}" for value in self.box.tolist())
         known = self.sigma[~np.isnan(self.sigma)]
         sigma = f"{np.median(known):.2f} px" if known.size else "unknown"
-        what = f"{self.scheme.name}, {len(self.scheme)} keypoints"
+        what = f"{self.scheme.name}, {len(self.scheme)} keypoints" + ("" if self.id is None else f", id={self.id}")
         return f"Face({what}, box=[{box}], score={self.score:.3f}, median sigma={sigma})"
 
     def __reduce__(self) -> tuple[type[Face], tuple[Any, ...]]:
         """Pickle by construction: unpickled arrays would otherwise come back writable."""
-        return Face, (self.keypoints, self.sigma, self.coarse, self.box, self.score, self.scheme)
+        return Face, (self.keypoints, self.sigma, self.coarse, self.box, self.score, self.scheme, self.id)
 
 
 def _frozen(name: str, values: ArrayLike, shape: tuple[int, ...], scheme: str) -> NDArray[np.float32]:

@@ -36,6 +36,7 @@ __all__ = [
     "available_models",
     "load_model",
     "model_path",
+    "networks",
     "save_model",
     "stored_tensors",
 ]
@@ -103,6 +104,8 @@ def model_path(name_or_path: str | os.PathLike[str]) -> Path:
         raise ModelError(f"model: expected {expected}, got the folder {text!r}")
     near = difflib.get_close_matches(text, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if "://" in text:
+        hint = "; nothing is downloaded here, but cascade-kp hub pull fetches a model and says its path"
     raise ModelError(f"model: expected {expected}, got {text!r}, which is neither{hint}")
 
 
@@ -184,6 +187,22 @@ def stored_tensors(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tens
             return {key: file.get_tensor(key) for key in file.keys()}, digests  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: expected a whole safetensors file, got a damaged one: {error}") from error
+
+
+def networks(cascade: Cascade) -> dict[str, tuple[int, str]]:
+    """The networks of a cascade by their parts' names: the number of parameters, and in words what each is."""
+    config, found = cascade.config, {}
+    for name, child, net in [
+        ("first", cascade.coarse.first, config.first),
+        ("coarse", cascade.coarse.net, config.coarse),
+        *[(f"regions.{name}", child, config.regions[name].net) for name, child in cascade.regions.items()],
+        ("boxes", cascade.boxes, config.boxes),
+    ]:
+        if child is not None and net is not None:
+            trunk = f"ResNet-{net.trunk.depth} of width {net.trunk.width}, {net.trunk.stages} stages, {net.head}"
+            what = trunk if net.design is None else f"the design {net.design.name}"
+            found[name] = sum(p.numel() for p in child.parameters()), f"{net.input_px} px, {what}"
+    return found
 
 
 def _stored(cascade: Cascade) -> dict[str, Tensor]:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def launched() -> Iterator[Browser]:
+def launched(*options: str) -> Iterator[Browser]:
     """Debian's Chromium, driven by Playwright; the test is skipped where one of them is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("no chromium on the PATH")
     # Chromium's sandbox refuses to run as root, which containers do.
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    given = [*options, "--no-sandbox"] if os.geteuid() == 0 else list(options)
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=options)
+        browser = playwright.chromium.launch(executable_path=found, args=given)
         try:
             yield browser
         finally:
@@ -42,14 +42,14 @@ class Opened:
         requests: addresses that were asked for, beside the page itself.
     """
 
-    def __init__(self, browser: Browser, path: Path, **context: Any) -> None:
+    def __init__(self, browser: Browser, place: Path | str, **context: Any) -> None:
         self.page: Page = browser.new_page(**context)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self._note(message.type, message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        address = path.as_uri()
+        address = place if isinstance(place, str) else place.as_uri()
         self.page.on("request", lambda request: self._ask(request.url, address))
         self.page.goto(address)
 
@@ -58,6 +58,6 @@ class Opened:
             self.errors.append(text)
 
     def _ask(self, url: str, own: str) -> None:
-        # A picture inside the page is no request to anywhere.
-        if url != own and not url.startswith("data:"):
+        # What is inside the page is no request to anywhere.
+        if url != own and not url.startswith(("data:", "blob:")):
             self.requests.append(url)

@@ -271,3 +271,13 @@ def test_contact_sheet_refuses():
         contact_sheet([black()], columns=0)
     with pytest.raises(InputError, match="got 2 and 3"):
         contact_sheet([black()], columns=2, tile_px=3)
+
+
+def test_in_a_video_the_number_stands_beside_the_score():
+    plain, numbered = (
+        draw_faces(black(300, 300), [pair((50, 100), (250, 280), score=0.87, id=number)]) for number in (None, 3)
+    )
+    changed = np.argwhere((plain != numbered).any(axis=2))
+    assert len(changed) > 20
+    assert changed[:, 0].max() < 101  # above the box only
+    assert (plain != numbered)[:, :40].sum() == 0

@@ -10,7 +10,18 @@ from hypothesis import given
 from strategies import point_sets
 
 from cascade_kp.errors import DataError, InputError
-from cascade_kp.formats import csv_header, csv_line, csv_rows, format_pts, json_line, parse_pts, read_pts, write_pts
+from cascade_kp.formats import (
+    csv_header,
+    csv_line,
+    csv_rows,
+    format_pts,
+    json_line,
+    parse_pts,
+    read_pts,
+    video_csv_header,
+    video_csv_rows,
+    write_pts,
+)
 
 # The first pixel's centre is (1, 1) in the file and (0.5, 0.5) inside.
 EXPECTED = [[0.5, 0.5], [9.75, 20.0]]
@@ -181,3 +192,27 @@ class TestCsv:
     def test_refuses(self, change):
         with pytest.raises(InputError, match="box of 4, K keypoints of 2 and K sigmas, got"):
             csv_rows("a", [FACE | change])
+
+
+class TestVideo:
+    def test_line_has_frame_time_and_ids(self):
+        line = json.loads(json_line("a.mp4", [{"id": 7} | FACE], frame=3, time_s=0.1000004))
+        assert list(line) == ["image", "frame", "time_s", "faces"]
+        assert (line["frame"], line["time_s"]) == (3, 0.1)
+        assert list(line["faces"][0]) == ["id", "box", "score", "keypoints", "sigma", "coarse"]
+        assert line["faces"][0]["id"] == 7
+
+    def test_rows_have_the_columns_of_the_header(self):
+        head = video_csv_header(["a", "b"])
+        (row,) = video_csv_rows(12, 0.4004, [FACE | {"id": 2}])
+        assert dict(zip(head, row, strict=True)) == {
+            "frame": "12", "time_s": "0.400400", "id": "2",
+            "box_x0": "1.000", "box_y0": "2.000", "box_x1": "3.000", "box_y1": "4.000", "score": "0.988",
+            "a_x": "1.000", "a_y": "2.000", "a_sigma": "0.500", "b_x": "", "b_y": "", "b_sigma": "",
+        }  # fmt: skip
+        assert video_csv_rows(12, 0.4, []) == []
+
+    @pytest.mark.parametrize("face", [FACE, FACE | {"id": None}, FACE | {"id": True}])
+    def test_a_face_needs_a_number(self, face):
+        with pytest.raises(InputError, match="a face of a video must have an id, a whole number, got"):
+            video_csv_rows(0, 0.0, [face])

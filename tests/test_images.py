@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from cascade_kp import images
 from cascade_kp.errors import CascadeError, ImageError
-from cascade_kp.images import MAX_PIXELS, as_image, describe, read_image
+from cascade_kp.images import MAX_PIXELS, as_image, decode_image, describe, image_size, read_image
 
 
 def picture(height=6, width=9, seed=0):
@@ -126,8 +126,19 @@ def test_exif_orientation_moves_every_pixel(tmp_path, orientation, suffix):
         stored = np.asarray(Image.open(path))  # as stored: PIL turns nothing by itself
     expected = upright_by_the_standard(stored, orientation)
     check(read_image(path), expected)
+    assert image_size(path) == expected.shape[:2]
     check(as_image(Image.open(path)), expected)
     np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(Image.open(path))), expected)
+
+
+def test_a_size_is_read_from_the_header_and_no_pixel_decoded(tmp_path):
+    path = save(tmp_path / "a.png", smooth(90, 120))
+    path.write_bytes(path.read_bytes()[:200])  # too little for any pixel
+    assert image_size(path) == (90, 120)
+    with pytest.raises(ImageError):
+        read_image(path)
+    with pytest.raises(ImageError, match="no such file"):
+        image_size(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("orientation", [6, 7])
@@ -608,3 +619,15 @@ def test_describe(tmp_path):
     assert describe(Image.new("L", (640, 480))) == "PIL image 640x480 L"
     assert describe(b"abc") == "bytes of length 3"
     assert describe(None) == "NoneType"
+
+
+def test_bytes_are_decoded_as_their_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)).save(path, exif=exif)
+    np.testing.assert_array_equal(decode_image(path.read_bytes()), read_image(path))
+    with pytest.raises(ImageError, match=r"^it\.jpg: expected a whole picture, got one that is cut off"):
+        decode_image(path.read_bytes()[:-200], "it.jpg")
+    with pytest.raises(ImageError, match=r"^the picture: .* got an empty file"):
+        decode_image(b"")

@@ -50,7 +50,7 @@ def test_modules_that_describe_read_or_count_do_without_torch(module):
     assert loaded.isdisjoint({"torch", "torchvision"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["info", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["info", "--help"], ["hub", "--help"]])
 def test_help_never_imports_torch(arguments):
     code = f"""
 import sys

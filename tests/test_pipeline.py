@@ -6,6 +6,8 @@ import dataclasses
 import gc
 import json
 import math
+import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -159,6 +161,22 @@ def test_stage_coarse_stops_after_stage_one(astronaut, boxed):
     np.testing.assert_allclose(face.coarse, boxed.coarse, atol=1e-2)
     (found,) = pipe(astronaut)
     assert_on_the_face(found)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_timed_call_gives_the_same_and_every_part_of_the_time(astronaut, backend):
+    pipe = Pipeline("ibug68-fast", backend=backend)
+    began = time.perf_counter()
+    (face,), spent = pipe.timed(astronaut)
+    whole = time.perf_counter() - began
+    same(face, pipe(astronaut)[0])
+    assert list(spent) == ["detect", "stage_one", "regions"]
+    assert min(spent.values()) > 0
+    assert sum(spent.values()) <= whole
+    (coarse,), _ = pipe.timed(astronaut, [BOX], stage="coarse")
+    np.testing.assert_array_equal(coarse.keypoints, coarse.coarse)
+    assert pipe.timed(astronaut[:100, :100])[0] == []  # no face, and nothing to run
+    same(pipe(astronaut, boxes=[BOX])[0], pipe.timed(astronaut, [BOX])[0][0])
 
 
 def test_a_face_goes_to_json_and_back(faces):
@@ -453,11 +471,11 @@ def counted(count, taken):
 @pytest.mark.parametrize("detector", [None, lambda _: []], ids=["faces", "no faces"])
 def test_a_stream_takes_pictures_only_as_results_are_asked_for(detector):
     taken = []
-    results = Pipeline(detector=detector).stream(counted(50, taken), batch_size=4)
+    results = Pipeline(detector=detector).stream(counted(50, taken), batch_size=4, workers=2)
     assert taken == []
     for done in range(1, 51):
         next(results)
-        assert len(taken) - done < 4
+        assert len(taken) - done < 3 * 4 + 2 * 2 + 1  # two batches, and what the workers need
     with pytest.raises(StopIteration):
         next(results)
     assert len(taken) == 50
@@ -465,10 +483,11 @@ def test_a_stream_takes_pictures_only_as_results_are_asked_for(detector):
 
 def test_a_stream_of_errors_holds_no_more_than_its_batch(whole):
     taken = []
-    results = whole.stream((taken.append(i) for i in range(50)), batch_size=4)  # None is no picture
+    pictures = (taken.append(i) for i in range(50))  # None is no picture
+    results = whole.stream(pictures, batch_size=4, workers=2)
     for done in range(1, 51):
         assert isinstance(next(results), ImageError)
-        assert len(taken) - done < 4
+        assert len(taken) - done < 3 * 4 + 2 * 2 + 1
 
 
 def test_a_stream_without_end_is_fine(whole):
@@ -503,8 +522,54 @@ def test_a_stream_keeps_no_picture_while_its_faces_wait():
             gc.collect()
             most = max(most, len(alive))
 
-    assert len(list(pipe.stream(pictures(), batch_size=12))) == 12
-    assert most <= 1
+    assert len(list(pipe.stream(pictures(), batch_size=12, workers=1))) == 12
+    assert most <= 4  # at work, or next; not twelve
+
+
+def test_a_stream_may_be_fed_from_one_array(whole, astronaut):
+    size = astronaut.shape
+    buffer = np.empty(size, np.uint8)
+
+    def frames():
+        for i in range(6):
+            buffer[:] = np.roll(astronaut, 20 * i, axis=1)
+            yield buffer
+
+    streamed = list(whole.stream(frames(), workers=2))
+    for i, faces in enumerate(streamed):
+        same(faces[0], whole(np.roll(astronaut, 20 * i, axis=1))[0], within=1e-2)
+
+
+def test_a_stream_gives_what_came_before_its_sources_failed(whole, astronaut):
+    def broken():
+        yield astronaut
+        raise OSError("the camera is gone")
+
+    results = whole.stream(broken())
+    assert len(next(results)) == 1
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(results)
+
+
+def test_a_detector_of_ones_own_is_called_by_one_thread_unless_asked(astronaut):
+    def called(**options):
+        at_once, most, lock = 0, 0, threading.Lock()
+
+        def detector(_):
+            nonlocal at_once, most
+            with lock:
+                at_once += 1
+                most = max(most, at_once)
+            time.sleep(0.05)
+            with lock:
+                at_once -= 1
+            return []
+
+        assert list(Pipeline(detector=detector).stream([astronaut] * 6, **options)) == [[]] * 6
+        return most
+
+    assert called() == 1
+    assert called(workers=3) > 1
 
 
 def test_an_empty_stream_is_empty(pipe):
@@ -515,6 +580,12 @@ def test_an_empty_stream_is_empty(pipe):
 def test_a_bad_batch_size_is_refused_at_once(pipe, batch_size):
     with pytest.raises(InputError, match="batch_size: expected a positive whole number, got"):
         pipe.stream([], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])
+def test_a_bad_number_of_workers_is_refused_at_once(pipe, workers):
+    with pytest.raises(InputError, match="workers: expected a positive whole number, got"):
+        pipe.stream([], workers=workers)
 
 
 @pytest.mark.parametrize("source", ["photo.jpg", b"photo.jpg", model_path("ibug68"), None, Image.new("RGB", (9, 9))])

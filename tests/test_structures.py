@@ -190,3 +190,26 @@ def test_sample_is_a_plain_dict():
         subset="train",
     )
     assert type(sample) is dict
+
+
+def test_a_face_of_a_video_has_a_number():
+    face = Face(**parts(id=3))
+    assert face.id == 3
+    assert list(face.to_dict()) == ["id", "box", "score", "keypoints", "sigma", "coarse"]
+    assert face.to_dict()["id"] == 3
+    assert "id=3" in repr(face)
+    assert pickle.loads(pickle.dumps(face)).id == 3  # noqa: S301 (our own)
+    assert Face.from_keypoints(POINTS, SCHEME, id=0).id == 0
+
+
+def test_a_face_of_a_picture_has_none():
+    face = Face(**parts())
+    assert face.id is None
+    assert list(face.to_dict()) == ["box", "score", "keypoints", "sigma", "coarse"]
+    assert "id" not in repr(face)
+
+
+@pytest.mark.parametrize("number", [-1, 1.0, "1", True])
+def test_a_number_that_is_none_is_refused(number):
+    with pytest.raises(InputError, match="id: expected a whole number from 0 on, or None"):
+        Face(**parts(id=number))

@@ -10,6 +10,8 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "predict": "find the faces and keypoints of pictures",
+    "batch": "find the faces of millions of pictures, on many cores or machines",
+    "video": "follow the faces of a video or a camera",
     "train": "train a cascade from a recipe",
     "retrain": "train one region of a model anew, the rest untouched",
     "evaluate": "measure a model on labelled faces",
@@ -17,7 +19,9 @@ _COMMANDS = {
     "inspect": "look at labelled faces before training on them",
     "submit": "answer Kaggle's facial keypoints competition",
     "export": "write a model as an ONNX file",
+    "demo": "open a page that shows the keypoints of pictures and webcam",
     "info": "say what a model file holds",
+    "hub": "push a model to a Hugging Face hub, or pull one",
 }
 
 

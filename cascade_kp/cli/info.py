@@ -26,20 +26,11 @@ def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = tyro.cli(Info, args=arguments, prog="cascade-kp info")
     from cascade_kp.config import to_dict
-    from cascade_kp.weights import load_model, model_path
+    from cascade_kp.weights import load_model, model_path, networks
 
     path = model_path(args.model)
     cascade, info = load_model(path)
-    counts = {
-        name: sum(p.numel() for p in child.parameters())
-        for name, child in [
-            ("first", cascade.coarse.first),
-            ("coarse", cascade.coarse.net),
-            *[(f"regions.{n}", m) for n, m in cascade.regions.items()],
-            ("boxes", cascade.boxes),
-        ]
-        if child is not None
-    }
+    parts = networks(cascade)
     content = {
         "name": info.name,
         "file": str(path),
@@ -47,7 +38,7 @@ def main(arguments: list[str]) -> int:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "scheme": info.scheme.to_dict(),
         "config": to_dict(info.config),
-        "parameters": counts,
+        "parameters": {name: count for name, (count, _) in parts.items()},
         "recipe": info.recipe,
         "data": info.data,
         "metrics": list(info.metrics),
@@ -60,15 +51,8 @@ def main(arguments: list[str]) -> int:
     print(f"{info.name}: {info.scheme}")
     print(f"  file        {path}, {content['bytes']:,} bytes")
     print(f"  sha256      {content['sha256']}")
-    for name, count in counts.items():
-        net = {"first": info.config.first, "coarse": info.config.coarse, "boxes": info.config.boxes}.get(name)
-        if name.startswith("regions."):
-            net = info.config.regions[name.removeprefix("regions.")].net
-        if net is not None:
-            what = f"ResNet-{net.trunk.depth} of width {net.trunk.width}, {net.trunk.stages} stages, {net.head}"
-            if net.design is not None:
-                what = f"the design {net.design.name}"
-            print(f"  {name:<18}{count:>11,} parameters, {net.input_px} px, {what}")
+    for name, (count, what) in parts.items():
+        print(f"  {name:<18}{count:>11,} parameters, {what}")
     print(f"  data        {json.dumps(info.data)}")
     for metric in info.metrics:
         print(f"  measured    {json.dumps(metric)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter, deque
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Predict", "main"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".jp2"}
 _PENDING_PICTURES = 4  # decoded pictures that wait to be drawn on
 
 
@@ -45,10 +45,11 @@ class Predict:
     """An embedded model's name, or the path of a model file."""
     stage: Literal["regions", "coarse"] = "regions"
     """The whole cascade, or stage one alone."""
-    format: Literal["json", "csv", "pts"] = "json"
-    """json: one line an input. csv: one row a face. pts: one 300-W file a face, its path printed."""
+    format: Literal["json", "csv", "pts", "coco"] = "json"
+    """json: one line an input. csv: one row a face. pts: one 300-W file a face, its path printed. coco: one document
+    of all, at the end."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """json, csv: the file to write instead of stdout. pts: the folder to write to, by default the current one."""
+    """json, csv, coco: the file to write instead of stdout. pts: the folder to write to, by default the current one."""
     draw: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Also write every picture with its points drawn into this folder."""
     min_score: float = 0.5
@@ -69,9 +70,7 @@ def main(arguments: list[str]) -> int:
     paths = list(_expand(args.images))
     names = _output_names(paths)
     _spare_inputs(args, paths, names)
-    folders = [folder for folder in (args.draw, args.out if args.format == "pts" else None) if folder is not None]
-    for folder in folders:
-        _make_folder(folder)
+    _check_outputs(args)
     # Only now the heavy imports: what is wrong with the arguments is said at once.
     from tqdm import tqdm
 
@@ -88,13 +87,12 @@ def main(arguments: list[str]) -> int:
     failed = 0
     with ExitStack() as stack:
         sink = sys.stdout
-        if args.out is not None and args.format != "pts":
+        if args.out is not None and args.format in ("json", "csv"):  # the others are written whole
             sink = stack.enter_context(_open(args.out))
         # None: tqdm itself hides the bar where stderr is no terminal.
         bar = stack.enter_context(tqdm(total=len(paths), unit="image", disable=len(paths) < 2 or None))
         output = _Output(args, sink)
-        if args.format == "csv":
-            _write_header(sink, pipe.scheme)
+        output.begin(pipe.scheme)
         for path, name, (result, image) in zip(paths, names, _results(pipe, paths, args), strict=True):
             error = result if isinstance(result, CascadeError) else None
             if not isinstance(result, CascadeError):
@@ -108,6 +106,7 @@ def main(arguments: list[str]) -> int:
                 failed += 1
                 bar.write(f"cascade-kp: {_named(path, error)}", file=sys.stderr)
             bar.update()
+        output.end(pipe.scheme)
     if failed and len(paths) > 1:
         print(f"cascade-kp: {failed} of {len(paths)} inputs failed", file=sys.stderr)
     return 1 if failed else 0
@@ -149,12 +148,14 @@ def _named(path: str, error: CascadeError) -> str:
 
 
 def _expand(given: tuple[str, ...]) -> Iterator[str]:
+    from cascade_kp.images import SUFFIXES
+
     for path in given:
         folder = Path(path)
         if not (path and folder.is_dir()):
             yield path
             continue
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise InputError(f"{path}: expected a folder with pictures, found none in it")
         for picture in found:
@@ -198,6 +199,15 @@ def _spare_inputs(args: Predict, paths: list[str], names: list[str]) -> None:
             raise InputError(f"{target}: expected an output beside the inputs, got one of them, to be written over")
 
 
+def _check_outputs(args: Predict) -> None:
+    """Make the folders that are written to, and refuse at once what could only fail at the end."""
+    for folder in (args.draw, args.out if args.format == "pts" else None):
+        if folder is not None:
+            _make_folder(folder)
+    if args.format == "coco" and args.out is not None and (args.out.is_dir() or not args.out.parent.is_dir()):
+        raise InputError(f"{args.out}: expected a file that can be written, in a folder that is there")
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,12 +222,6 @@ def _open(path: Path) -> TextIO:
         raise InputError(f"{path}: expected a file that can be written: {error}") from error
 
 
-def _write_header(sink: TextIO, scheme: Scheme) -> None:
-    from cascade_kp import formats
-
-    print(formats.csv_line(formats.csv_header(scheme.keypoints)), file=sink)
-
-
 @dataclass
 class _Output:
     """Writes the faces of one picture after another, in the format that was asked for."""
@@ -225,6 +229,15 @@ class _Output:
     args: Predict
     sink: TextIO
     written: set[Path] = field(default_factory=set)
+    found: dict[str, list[Face]] = field(default_factory=dict)  # by the pictures' names in the document
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def begin(self, scheme: Scheme) -> None:
+        """Print what goes before the faces."""
+        from cascade_kp import formats
+
+        if self.args.format == "csv":
+            print(formats.csv_line(formats.csv_header(scheme.keypoints)), file=self.sink)
 
     def write(self, path: str, name: str, faces: list[Face], image: NDArray[np.uint8] | None) -> None:
         """Print the faces, or write their files, and draw them where the picture is given."""
@@ -235,6 +248,8 @@ class _Output:
         elif self.args.format == "csv":
             for row in formats.csv_rows(path, [face.to_dict() for face in faces]):
                 print(formats.csv_line(row), file=self.sink, flush=True)
+        elif self.args.format == "coco":
+            self._keep(path, faces, image)
         else:
             for i, face in enumerate(faces):
                 target = self._unused((self.args.out or Path()) / (name if len(faces) == 1 else f"{name}_{i + 1}"))
@@ -247,6 +262,30 @@ class _Output:
             target = self.args.draw / f"{name}.png"
             _make_folder(target.parent)
             save_image(target, draw_faces(image, faces))
+
+    def end(self, scheme: Scheme) -> None:
+        """Write what can only be written of all pictures: the COCO document, whole or not at all."""
+        from cascade_kp.files import write_file
+        from cascade_kp.interchange import to_coco
+
+        if self.args.format != "coco":
+            return
+        text = json.dumps(to_coco(self.found.items(), scheme, sizes=self.sizes), allow_nan=False)
+        if self.args.out is None:
+            print(text, file=self.sink, flush=True)
+        else:
+            write_file(self.args.out, text + "\n")
+
+    def _keep(self, path: str, faces: list[Face], image: NDArray[np.uint8] | None) -> None:
+        from cascade_kp.data.gathering import relative_picture
+        from cascade_kp.images import image_size
+
+        # As the reader of such files looks for it: from where the document is, or would be.
+        name = relative_picture(path, self.args.out or Path("stdout"))
+        if name in self.found:
+            raise InputError(f"{path}: expected every picture once in a COCO document, got it twice")
+        self.sizes[name] = image_size(path) if image is None else (image.shape[0], image.shape[1])
+        self.found[name] = faces
 
     def _unused(self, stem: Path) -> Path:
         """A ``.pts`` file of its own: the second face of a.jpg and the only one of a_2.jpg both want a_2.pts."""

@@ -160,7 +160,7 @@ def read_samples(
         known.region(region)  # refuses an unknown one
     kind = _kind(source)
     if kind == "coco":
-        return read_coco(source, known, frame=frame or "centre0", images=images, skip_bad=skip_bad)
+        return read_coco(source, known, frame=frame, images=images, skip_bad=skip_bad)
     if kind == "csv":
         return read_csv(source, known, frame=frame, images=images, skip_bad=skip_bad)
     _refuse_arguments(source, _KINDS[kind], frame=frame)

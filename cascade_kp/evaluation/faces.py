@@ -101,7 +101,8 @@ class LabelledFaces:
             ImageError: it cannot be decoded.
         """
         part, row = self._place(i)
-        return part[row]["image"]
+        # Wherever its labels lie: a sample with labels far outside its picture is refused.
+        return part.entries[row].picture.read() if isinstance(part, Samples) else part[row]["image"]
 
     def file(self, i: int) -> Path | None:
         """The file of a face's picture; None where a reader of another kind has it, or it lies in a table."""

@@ -65,7 +65,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures that show the same.
+    """Two pictures that show the same, or two labels of one face in a picture.
 
     Attributes:
         first: position of a face.
@@ -173,7 +173,7 @@ def near_duplicates(views: Views, paths: Sequence[object], *, progress: bool = F
 
     Args:
         views: of N faces.
-        paths: N keys of their pictures; faces of one picture are no pair.
+        paths: N keys of their pictures; two faces of one picture are a pair where they are one face, labelled twice.
         progress: show a bar on stderr.
 
     Returns:
@@ -187,7 +187,7 @@ def near_duplicates(views: Views, paths: Sequence[object], *, progress: bool = F
             for mirrored in (False, True):
                 other = _small(pixels[:, :, ::-1]) if mirrored else small
                 for i, j in _candidates(small, other):
-                    if paths[i] == paths[j]:
+                    if paths[i] == paths[j] and (by == "picture" or mirrored):
                         continue
                     second = fine(j)
                     alike = _correlation(fine(i), np.ascontiguousarray(second[:, ::-1]) if mirrored else second)
@@ -198,7 +198,8 @@ def near_duplicates(views: Views, paths: Sequence[object], *, progress: bool = F
     best: dict[frozenset[object], Pair] = {}
     for pair in sorted(found.values(), key=lambda pair: (-pair.alike, pair.first, pair.second)):
         # Several faces of one picture find several of its copy.
-        best.setdefault(frozenset((paths[pair.first], paths[pair.second])), pair)
+        key = frozenset((paths[pair.first], paths[pair.second]))
+        best.setdefault(key if len(key) > 1 else frozenset((pair.first, pair.second)), pair)
     return list(best.values())
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSURD",
     "SURE",
+    "TIE",
     "TURNS",
     "VIEWS",
     "Cascade",
@@ -41,6 +42,8 @@ __all__ = [
 TURNS = 8
 # Logit of a face below which it is sought at other angles: chosen on validation faces at every angle.
 SURE = 6.0
+# Logits nearer than this are equal: on a plain wall all turns look alike, and none is to be liked for its rounding.
+TIE = 1e-3
 # How much larger or smaller than its crop a face may turn out to be: an answer beyond is not to be trusted.
 ABSURD = 2.0
 # Where further views of a crop lie, in sides of the crop. Opposite ones come in pairs: the views' middle is the crop.
@@ -186,7 +189,7 @@ class StageOne(nn.Module):
         for turn in range(1, TURNS):
             crops = self.frames(boxes[lost], angles[lost] + turn * (2 * math.pi / TURNS), size)
             other = self._look(net, images[lost], crops, last=False)
-            better = other.face > best[3]
+            better = other.face > best[3] + TIE
             found = (crops, other.points, other.log_sigma, other.face)
             best = [torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, best, strict=True)]
         chosen = Prediction(*best[1:])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from cascade_kp.models.cascade import ABSURD, SURE, TURNS, VIEWS, Cascade
+from cascade_kp.models.cascade import ABSURD, SURE, TIE, TURNS, VIEWS, Cascade
 from cascade_kp.runtime import crop_graph
 from cascade_kp.runtime.crop_graph import Crop, Frames
 from cascade_kp.runtime.graph import Graph
@@ -31,29 +31,36 @@ if TYPE_CHECKING:
 __all__ = ["cascade_graph"]
 
 
-def cascade_graph(cascade: Cascade, texts: Mapping[str, str] | None = None) -> onnx.ModelProto:
+def cascade_graph(
+    cascade: Cascade, texts: Mapping[str, str] | None = None, *, stage_one: bool = False
+) -> onnx.ModelProto:
     """Write a cascade as an ONNX model.
 
     Args:
         cascade: in evaluation mode, its batch norms folded away.
-        texts: what ``image``, ``boxes``, ``keypoints`` and ``sigma`` are, for whoever reads the file.
+        texts: what each input and output is, for whoever reads the file.
+        stage_one: also answer what stage one said.
 
     Returns:
         A model with inputs ``image`` (H, W, 3) uint8 RGB and ``boxes`` (N, 4) float32 xyxy px, and outputs
         ``keypoints`` (N, K, 2) and ``sigma`` (N, K) float32 px, image frame; NaN for a box that
-        ``geometry.check_boxes`` refuses.
+        ``geometry.check_boxes`` refuses. With ``stage_one`` also ``coarse`` (N, K, 2) and ``coarse_sigma`` (N, K), the
+        same as stage one says them, and ``score`` (N,), the probability of a face.
     """
     graph, count = Graph(), len(cascade.scheme)
     image, boxes = graph.input("image", np.uint8), graph.input("boxes", np.float32)
-    keypoints, sigma = graph.loop(
+    sides: dict[str, list[int | str]] = {"keypoints": [count, 2], "sigma": [count]}
+    if stage_one:
+        sides |= {"coarse": [count, 2], "coarse_sigma": [count], "score": []}
+    outputs = graph.loop(
         graph.size(boxes, 0),
-        lambda turn, _: _face(graph, cascade, image, boxes.take(turn, 0)),
-        shapes=[[count, 2], [count]],
+        lambda turn, _: _face(graph, cascade, image, boxes.take(turn, 0))[: len(sides)],
+        shapes=list(sides.values()),
     )
     return graph.model(
         "cascade_kp",
         {"image": (np.uint8, ["height", "width", 3]), "boxes": (np.float32, ["faces", 4])},
-        {"keypoints": (keypoints, ["faces", count, 2]), "sigma": (sigma, ["faces", count])},
+        {name: (value, ["faces", *sides[name]]) for name, value in zip(sides, outputs, strict=True)},
         texts,
     )
 
@@ -66,17 +73,18 @@ class _Answer(NamedTuple):
 
 
 def _face(graph: Graph, cascade: Cascade, image: Value, box: Value) -> list[Value]:
-    """(K, 2) keypoints and (K,) sigma of the face in a (4,) box."""
+    """Of the face in a (4,) box (K, 2) keypoints and (K,) sigma, the same of stage one, and the score."""
     config = cascade.config
     usable = crop_graph.usable(graph, image, box)
     # Any box in place of one that cannot be used, so that nothing stops; its points are thrown away.
     box = usable.where(box, graph.constant(np.array([0, 0, 1, 1], np.float32)))
     crop = crop_graph.working_crop(graph, image, box, config.working_face_px, config.working_context)
     inside = (box.reshape(2, 2) - crop.shift) / crop.scale
-    points, sigma = _Writer(graph, cascade, crop).write(inside.reshape(4))
+    *said, score = _Writer(graph, cascade, crop).write(inside.reshape(4))
     scale = crop.scale
-    found = points * scale + crop.shift, sigma * (scale.take(0, 0) * scale.take(1, 0)).apply("Sqrt")
-    return [usable.where(value, math.nan) for value in found]
+    length = (scale.take(0, 0) * scale.take(1, 0)).apply("Sqrt")
+    found = [value * length if i % 2 else value * scale + crop.shift for i, value in enumerate(said)]
+    return [usable.where(value, math.nan) for value in (*found, score)]
 
 
 @dataclass(frozen=True)
@@ -87,34 +95,40 @@ class _Writer:
     cascade: Cascade
     crop: Crop
 
-    def write(self, box: Value) -> tuple[Value, Value]:
-        """As ``Cascade.forward``, of a face in a (4,) box: points (K, 2) and calibrated sigma (K,)."""
+    def write(self, box: Value) -> list[Value]:
+        """As ``Cascade.forward``, of a face in a (4,) box.
+
+        Returns:
+            Points (K, 2) and calibrated sigma (K,), the same of stage one, and the score, a scalar.
+        """
         config, size = self.cascade.config, self.cascade.config.coarse.input_px
-        frames, said = self._stage_one(box)
+        (frames, said), face = self._stage_one(box)
         points = said.points.reshape(-1, 2) * size
         side = frames.linear.take(0, 2).norm(1) * size
-        keypoints = crop_graph.apply(frames, points).reshape(-1, 2)
-        sigma = (said.log_sigma.apply("Exp") * side).reshape(-1)
+        coarse = crop_graph.apply(frames, points).reshape(-1, 2)
+        spread = (said.log_sigma.apply("Exp") * side).reshape(-1)
+        coarse_sigma = spread * self.graph.constant(self.cascade.coarse.sigma_scale)
+        keypoints, sigma = coarse, coarse_sigma
         if self.cascade.regions:
-            keypoints, sigma = self._fused(keypoints, sigma, *self._refine(frames, self._region_boxes(frames, points)))
-        else:
-            sigma *= self.graph.constant(self.cascade.coarse.sigma_scale)
+            keypoints, sigma = self._fused(coarse, spread, *self._refine(frames, self._region_boxes(frames, points)))
         if config.label_offset:
-            keypoints += frames.linear.take(0, 2) * (size * config.label_offset)
-        return keypoints, sigma
+            offset = frames.linear.take(0, 2) * (size * config.label_offset)
+            keypoints, coarse = keypoints + offset, coarse + offset
+        return [keypoints, sigma, coarse, coarse_sigma, face.apply("Sigmoid").reshape()]
 
     # ------------------------------------------------------------------------------------------ stage one
 
-    def _stage_one(self, box: Value) -> _Answer:
-        """As ``StageOne.forward``."""
+    def _stage_one(self, box: Value) -> tuple[_Answer, Value]:
+        """As ``StageOne.forward``; the face logit is that of the first pass."""
         one = self.cascade.coarse
         net = one.net if one.first is None else one.first
         answer = self._sought(box, net)
+        face = answer.said.face
         for left in range(one.passes - 1, 0, -1):
             said_by, net = net, net if left > 1 else one.net
             upright = self._upright(answer, said_by, net)
             answer = _Answer(upright, self._look(net, upright, last=left == 1))
-        return self._reframed(answer) if one.look_again else answer
+        return self._reframed(answer) if one.look_again else answer, face
 
     def _look(self, net: KeypointNet, frames: Frames, *, last: bool) -> Said:
         """What a network says of one crop; in the last pass it may look several times."""
@@ -139,7 +153,8 @@ class _Writer:
             said = network(graph, net, crop_graph.sample(graph, self.crop, others, len(angles), size))
             pairs = zip(_flat(answer), _flat(_Answer(others, said)), strict=True)
             every = [graph.concat(*pair, axis=0) for pair in pairs]
-            best = graph.node("ArgMax", every[-1], dtype=np.int64, axis=0, keepdims=1)  # of equal ones the first
+            liked = every[-1] >= every[-1].max(0, keep=True) - TIE  # of these the first
+            best = graph.node("ArgMax", liked.cast(np.int32), dtype=np.int64, axis=0, keepdims=1)
             chosen = _answer([value.take(best, 0) for value in every])
             if last and (one.views > 1 or one.both_ways):  # sought by single looks
                 chosen = _Answer(chosen.frames, self._look(net, chosen.frames, last=True))

@@ -37,7 +37,11 @@ _WHOLE = "the whole picture: 0, 0, width, height"
 
 
 def export_onnx(
-    model: str | os.PathLike[str], out: str | os.PathLike[str], stages: str | os.PathLike[str] | None = None
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    stages: str | os.PathLike[str] | None = None,
+    *,
+    stage_one: bool = False,
 ) -> list[Path]:
     """Write a model as an ONNX file that needs nothing but a picture and boxes; see docs/how-to/export.md.
 
@@ -45,6 +49,7 @@ def export_onnx(
         model: an embedded model's name, or the path of a model file.
         out: the file, whose name ends in ``.onnx``; one that is there is replaced.
         stages: a folder for one more file a network, made if it is not there; None writes none of these.
+        stage_one: the file also answers what stage one said: ``coarse``, ``coarse_sigma`` and ``score``.
 
     Returns:
         The files that were written: ``out``, then ``first.onnx``, ``coarse.onnx``, ``boxes.onnx`` and
@@ -79,7 +84,7 @@ def export_onnx(
         "coordinates": _COORDINATES,
         "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
     }
-    _write(target, _whole(cascade, info), shared | _points(info))
+    _write(target, _whole(cascade, info, stage_one=stage_one), shared | _points(info))
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +103,7 @@ def _write(path: Path, graph: onnx.ModelProto, texts: dict[str, str]) -> None:
     write_file(path, graph.SerializeToString())
 
 
-def _whole(cascade: Cascade, info: ModelInfo) -> onnx.ModelProto:
+def _whole(cascade: Cascade, info: ModelInfo, *, stage_one: bool) -> onnx.ModelProto:
     box = _WHOLE if info.config.whole_picture else _TIGHT
     return cascade_graph(
         cascade,
@@ -108,7 +113,11 @@ def _whole(cascade: Cascade, info: ModelInfo) -> onnx.ModelProto:
             "keypoints": "x, y in px of the picture, points in the order of the metadata's keypoints; NaN for a box "
             "that is not finite, has no area or lies outside the picture",
             "sigma": "px, the radius that holds 68 % of held-out errors of such a point",
+            "coarse": "keypoints as stage one says them",
+            "coarse_sigma": "sigma as stage one says it",
+            "score": "probability that the box holds a face",
         },
+        stage_one=stage_one,
     )
 
 
@@ -144,7 +153,7 @@ def _crop(name: str, cascade: Cascade, info: ModelInfo) -> dict[str, object]:
     specialist, members = cascade.specialist(region), cascade.members[region]
     before = sum(len(cascade.members[other]) for other in list(cascade.regions)[: list(cascade.regions).index(region)])
     said = dict(zip(cascade.order[before : before + len(members)], members, strict=True))
-    of = "the box of its points as coarse says them" if config.region_boxes == "points" else "its box by boxes"
+    of = "the box of its points as coarse says them" if config.region_boxes == "points" else "its box as boxes says it"
     return what | {
         "of": f"{of}, at the angle of coarse's crop",
         "margin": specialist.config.margin,

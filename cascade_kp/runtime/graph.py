@@ -60,9 +60,6 @@ class Value:
     def __matmul__(self, other: Value) -> Value:
         return self._with("MatMul", other)
 
-    def __neg__(self) -> Value:
-        return self.apply("Neg")
-
     def __and__(self, other: Value) -> Value:
         return self._with("And", other)
 

@@ -229,6 +229,7 @@ def test_every_kind_result_and_command_is_described():
         pytest.param("latency", ["--repeat", "2"], marks=pytest.mark.slow),
         pytest.param("faces", ["{photos}"], marks=pytest.mark.slow),
         pytest.param("modes", ["ibug68", "{photos}"], marks=pytest.mark.slow),
+        pytest.param("throughput", ["{photos}", "--pictures", "3", "--repeat", "1"], marks=pytest.mark.slow),
     ],
 )
 def test_command_writes_what_the_schema_asks_for(validator, module, arguments, tmp_path):

@@ -18,6 +18,7 @@ from PIL import Image
 from cascade_kp import images
 from cascade_kp.cli import main
 from cascade_kp.cli import predict as command
+from cascade_kp.data.readers import read_samples
 from cascade_kp.formats import csv_header, read_pts
 from cascade_kp.schemes import load_scheme
 
@@ -144,7 +145,46 @@ def test_csv_of_no_face_is_the_header_alone(capsys, pictures):
     assert out.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_coco_is_one_document_that_the_readers_read(capsys, pictures, here):
+    for name in ("one.png", "two.png", "none.png", "text.jpg"):
+        (here / "in").mkdir(exist_ok=True)
+        shutil.copy(pictures / name, here / "in" / name)
+    code, out, err = run(capsys, "in", "--format", "coco", "--out", "in/faces.json")
+    assert (code, out) == (1, "")
+    assert [line.split(": ")[1] for line in err.splitlines()] == ["in/text.jpg", "1 of 4 inputs failed"]
+    document = json.loads((here / "in/faces.json").read_text())
+    assert [(p["file_name"], p["width"], p["height"]) for p in document["images"]] == [
+        ("none.png", 120, 90),
+        ("one.png", 300, 300),
+        ("two.png", 600, 300),
+    ]
+    samples = read_samples("in/faces.json", "ibug68")
+    assert samples.names == ("one", "two#1", "two#2")
+    _, out, _ = run(capsys, "in/one.png", "in/two.png")
+    printed = [face for line in out.splitlines() for face in json.loads(line)["faces"]]
+    np.testing.assert_allclose(samples.keypoints, [face["keypoints"] for face in printed], atol=2e-2)
+    for annotation, face in zip(document["annotations"], printed, strict=True):
+        assert annotation["score"] == pytest.approx(face["score"], abs=1e-3)
+        np.testing.assert_allclose(annotation["sigma"], face["sigma"], atol=2e-2)
+
+
+@pytest.mark.parametrize("draw", [False, True])
+def test_coco_on_stdout_names_pictures_from_here(capsys, pictures, here, draw):
+    shutil.copy(pictures / "none.png", here / "a.png")
+    code, out, err = run(capsys, here / "a.png", *(["--draw", "drawn"] if draw else []), "--format", "coco")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert json.loads(out)["images"] == [{"id": 1, "file_name": "a.png", "width": 120, "height": 90}]
+
+
+def test_a_picture_given_twice_is_named_and_once_in_the_document(capsys, pictures, here):
+    shutil.copy(pictures / "none.png", here / "a.png")
+    code, out, err = run(capsys, "a.png", "./a.png", "--format", "coco")
+    assert code == 1
+    assert len(json.loads(out)["images"]) == 1
+    assert err.startswith("cascade-kp: ./a.png: expected every picture once in a COCO document, got it twice\n")
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "coco"])
 def test_out_names_the_file_that_gets_the_results(capsys, pictures, here, kind):
     _, printed, _ = run(capsys, pictures / "one.png", "--format", kind)
     (here / "result").write_text("old " * 10_000)
@@ -301,11 +341,11 @@ def test_bad_pictures_are_named_on_stderr_and_the_others_done(capsys, pictures):
     assert lines[-1] == "cascade-kp: 3 of 5 inputs failed"
 
 
-@pytest.mark.parametrize("kind", ["json", "csv", "pts"])
+@pytest.mark.parametrize("kind", ["json", "csv", "pts", "coco"])
 def test_one_bad_picture_alone_is_exit_code_one(capsys, pictures, here, kind):
     code, out, err = run(capsys, pictures / "text.jpg", "--format", kind)
     assert code == 1
-    assert out.count("\n") == (kind == "csv")  # the header
+    assert out.count("\n") == (kind in ("csv", "coco"))  # the header, and a document of nothing
     assert err.startswith(f"cascade-kp: {pictures / 'text.jpg'}: expected")
     assert err.count("\n") == 1
     assert files(here) == []
@@ -335,6 +375,8 @@ def test_an_output_that_cannot_be_written_is_the_failure_of_its_picture(capsys, 
         (["a.png", "--out", "no/such/folder.json"], "expected a file that can be written"),
         (["a.png", "--out", "empty"], "expected a file that can be written"),
         (["a.png", "--format", "pts", "--out", "file"], "file: expected a folder"),
+        (["a.png", "--format", "coco", "--out", "no/such/folder.json"], "folder.json: expected a file that can be"),
+        (["a.png", "--format", "coco", "--out", "empty"], "empty: expected a file that can be written"),
         (["a.png", "--draw", "file/drawn"], "file/drawn: expected a folder"),
     ],
 )
@@ -389,7 +431,7 @@ def test_a_real_process_keeps_results_and_messages_apart(pictures, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are no text")
-@pytest.mark.parametrize("kind", ["json", "csv", "pts"])
+@pytest.mark.parametrize("kind", ["json", "csv", "pts", "coco"])
 def test_a_file_name_that_is_no_text_stops_nothing(pictures, tmp_path, kind):
     folder, name = os.fsencode(tmp_path) + b"/", b"caf\xe9.png"
     shutil.copy(pictures / "one.png", tmp_path / os.fsdecode(name))
@@ -405,5 +447,7 @@ def test_a_file_name_that_is_no_text_stops_nothing(pictures, tmp_path, kind):
     assert done.stderr.count(b"\n") == 2
     if kind == "json":
         assert os.fsencode(json.loads(done.stdout)["image"]) == folder + name
+    elif kind == "coco":
+        assert os.fsencode(json.loads(done.stdout)["images"][0]["file_name"]).endswith(b"/" + name)
     else:
         assert folder + (b"caf\xe9.png" if kind == "csv" else b"caf\xe9.pts") in done.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -204,12 +202,6 @@ class TestIntervals:
     def test_refuses(self, values, settings, message):
         with pytest.raises(InputError, match=message):
             intervals(values, AT, **settings)
-
-    def test_the_full_set_takes_less_than_two_seconds(self):
-        values = errors(689, 24)  # three stages of eight groups of points
-        start = time.process_time()
-        intervals(values, AT)
-        assert time.process_time() - start < 2
 
 
 class TestPairedDifferences:

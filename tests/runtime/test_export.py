@@ -89,9 +89,9 @@ def session(path):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def apart(graph, pipe, image, boxes):
+def apart(graph, pipe, image, boxes, *names):
     """Largest distance of a point from the pipeline's, and of a sigma, over the longer side of the box."""
-    keypoints, sigma = graph.run(None, {"image": image, "boxes": boxes})
+    keypoints, sigma = graph.run(list(names) or None, {"image": image, "boxes": boxes})
     faces = pipe(image, boxes=boxes)
     wanted = np.stack([face.keypoints for face in faces])
     assert keypoints.dtype == sigma.dtype == np.float32
@@ -121,6 +121,22 @@ def test_every_kind_of_model_says_what_it_says_in_pytorch(tmp_path, name, sure):
     far, sigma = apart(session(path), Pipeline(model, backend="torch"), picture(600, 720), BOXES)
     assert far < 0.0005
     assert sigma < 0.0001
+
+
+@pytest.mark.parametrize("sure", [True, False])
+@pytest.mark.parametrize("name", ["views", "passes", "all", "boxes", "design"])
+def test_a_graph_that_is_asked_for_it_says_what_stage_one_said(tmp_path, name, sure):
+    model = made(tmp_path / "made.safetensors", CONFIGS[name], sure=sure)
+    (path,) = export_onnx(model, tmp_path / "made.onnx", stage_one=True)
+    graph, image = session(path), picture(600, 720)
+    assert [one.name for one in graph.get_outputs()] == ["keypoints", "sigma", "coarse", "coarse_sigma", "score"]
+    far, sigma = apart(graph, Pipeline(model, backend="torch"), image, BOXES, "keypoints", "sigma")
+    assert max(far, sigma) < 0.0005
+    pipe = Pipeline(model, backend="torch", stage="coarse")
+    far, sigma = apart(graph, pipe, image, BOXES, "coarse", "coarse_sigma")
+    assert max(far, sigma) < 0.0005
+    (score,) = graph.run(["score"], {"image": image, "boxes": BOXES})
+    np.testing.assert_allclose(score, [face.score for face in pipe(image, boxes=BOXES)], atol=1e-4)
 
 
 def test_the_settings_above_matter(tmp_path):
@@ -160,6 +176,16 @@ def test_the_embedded_models_say_what_they_say_in_pytorch(exported, model):
         far, sigma = apart(graph, pipe, np.ascontiguousarray(image), boxes)
         assert far < 0.0005, factor
         assert sigma < 0.0001, factor
+
+
+@pytest.mark.parametrize("level", [0, 140])
+@pytest.mark.parametrize("model", available_models())
+def test_where_nothing_is_to_be_seen_the_box_as_it_stands_is_answered(exported, model, level):
+    # All turns of such a crop look alike, and none is to be taken for its rounding.
+    image = np.full((300, 400, 3), level, np.uint8)
+    boxes = np.array([[50, 60, 130, 150], [150, 130, 190, 170], [140, 100, 260, 200]], np.float32)
+    for backend in ("torch", "onnxruntime"):
+        assert apart(session(exported[model]), Pipeline(model, backend=backend), image, boxes)[0] < 0.0005
 
 
 def test_bad_boxes_come_out_as_nan_and_leave_the_others_alone(exported):

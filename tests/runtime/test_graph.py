@@ -27,7 +27,7 @@ def test_values_reckon_as_arrays_do():
     x = graph.input("x", np.float32)
     value = np.array([[1.5, -2.0, 3.0], [0.25, 8.0, -1.0]], np.float32)
     ways = {
-        "arithmetic": lambda v: (3 - v) * 2 + 1 / (v + 10) - (-v) / 4,
+        "arithmetic": lambda v: (3 - v) * 2 + 1 / (v + 10) - v / 4,
         "product": lambda v: v @ v.transpose(1, 0),
     }
     ours = {name: way(x) for name, way in ways.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -81,6 +82,33 @@ def test_the_gradient_of_two_processes_is_that_of_one(root):
     half = weights(root, "half")
     apart = max(float((half[name] - value).abs().max()) for name, value in one.items() if value.is_floating_point())
     assert apart > 1e-2
+
+
+@pytest.mark.slow
+def test_two_machines_that_meet_over_a_network(root):
+    """Two torchruns, one process each, as on two machines; the network is this machine's loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meet, "-m", "cascade_kp", "train", "small.toml"]
+    command += ["--data", ".", "--out", "machines", "--threads", "1", "--run.accelerator", "cpu"]
+    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        for machine in started:
+            said = machine.communicate(timeout=240)[1]
+            assert machine.returncode == 0, said
+    finally:
+        for machine in started:
+            machine.kill()
+    run(root, "machine")
+    one, two = weights(root, "machine"), weights(root, "machines")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
+    assert len((root / "machines" / "coarse.jsonl").read_text().splitlines()) == 1  # one process in all writes the log
 
 
 @pytest.mark.slow

@@ -1,0 +1,202 @@
+"""One run at a time on one folder of results.
+
+The lock is an object that says who runs, with a heartbeat. A run that died leaves it behind: one of this machine is
+found out at once, by its process, and any other by a heartbeat that is old. Should two runs get past the lock after all
+(a store that cannot create an object only where there is none), both write the same results to the same names: the
+slower one stops at its next heartbeat, and nothing is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade_kp.apps.batch.store import Store
+from cascade_kp.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["BEAT_S", "STALE_S", "Lock", "hold"]
+
+BEAT_S = 30.0
+"""Seconds between two heartbeats."""
+
+STALE_S = 300.0
+"""Seconds without a heartbeat after which a run counts as dead."""
+
+_NAME = "_lock.json"
+
+
+@dataclass
+class Lock:
+    """A lock that is held.
+
+    Attributes:
+        store: of the results.
+        owner: of this run, random.
+        lost: what another run said when it took the lock over; empty as long as it is ours.
+    """
+
+    store: Store
+    owner: str
+    began: float = field(default_factory=time.time)
+    lost: str = ""
+
+    def content(self) -> bytes:
+        """What the object says now."""
+        says = {"owner": self.owner, "host": _host(), "pid": os.getpid(), "began": self.began, "beat": time.time()}
+        return json.dumps(says).encode()
+
+    def check(self) -> None:
+        """Refuse to go on without the lock.
+
+        Raises:
+            StoreError: Another run has it.
+        """
+        if self.lost:
+            raise StoreError(self.lost)
+
+    def beat(self) -> None:
+        """Renew the heartbeat, or find out that the lock is another's.
+
+        A store that does not answer is asked again next time.
+        """
+        with contextlib.suppress(StoreError):
+            held = _read(self.store)
+            if held is not None and held.get("owner") != self.owner:
+                self.lost = f"{self.store.url}: another run took this folder over, {_who(held)}; this one stops"
+                return
+            self.store.write(_NAME, self.content())
+
+
+@contextlib.contextmanager
+def hold(store: Store, say: Callable[[str], None]) -> Iterator[Lock]:
+    """Hold the lock of a folder of results.
+
+    Args:
+        store: the folder; it exists.
+        say: is told where a dead run's lock is taken over.
+
+    Raises:
+        StoreError: Another run holds it, or the store does not answer.
+    """
+    lock = Lock(store, secrets.token_hex(8))
+    while not _create(store, lock.content()):
+        held = _read(store)
+        if held is None:  # just given back
+            continue
+        age = time.time() - float(held.get("beat", 0.0))
+        gone = _is_dead(held)
+        if age < STALE_S and not gone:
+            raise StoreError(
+                f"{store.url}: expected a folder that no other run writes to, got one of {_who(held)}, last heard of "
+                f"{age:.0f} s ago. Wait for it; should it be dead, this command takes over {STALE_S / 60:.0f} minutes "
+                f"after its last sign"
+            )
+        say(f"{store.url}: taken over from a run that is dead, {_who(held)}, last heard of {age:.0f} s ago")
+        again = _read(store)
+        if again is not None and again.get("owner") == held.get("owner"):
+            store.remove(_NAME)
+    stop = threading.Event()
+
+    def beats() -> None:
+        while not stop.wait(BEAT_S) and not lock.lost:
+            lock.beat()
+
+    thread = threading.Thread(target=beats, name="cascade_kp lock", daemon=True)
+    thread.start()
+    try:
+        yield lock
+    finally:
+        stop.set()
+        thread.join()
+        with contextlib.suppress(StoreError):
+            held = _read(store)
+            if held is not None and held.get("owner") == lock.owner:
+                store.remove(_NAME)
+
+
+def _create(store: Store, content: bytes) -> bool:
+    """Write the object unless there is one."""
+    fs, path = store.path(_NAME)
+    if store.local:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+            except OSError:
+                Path(path).unlink()  # a full disk: an empty lock would keep everybody out
+                raise
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreError(f"{path}: expected a file that can be written, got {error.strerror}") from error
+        return True
+    try:
+        fs.pipe_file(path, content, mode="create")  # where the store can: s3 and gs ask for "only if there is none"
+    except FileExistsError:
+        return False
+    except (NotImplementedError, TypeError, ValueError):
+        if store.read(_NAME) is not None:
+            return False
+        store.write(_NAME, content)
+    except Exception as error:  # each store raises types of its own
+        raise StoreError(f"{store.at(_NAME)}: expected to write it, got {type(error).__name__}: {error}") from error
+    return True
+
+
+def _read(store: Store) -> dict[str, Any] | None:
+    content = store.read(_NAME)
+    if content is None:
+        return None
+    try:
+        held = json.loads(content)
+    except ValueError:  # being written; or by a machine that lost its power
+        return {"beat": _modified(store)}
+    return held if isinstance(held, dict) else {}
+
+
+def _modified(store: Store) -> float:
+    fs, path = store.path(_NAME)
+    try:
+        return float(fs.modified(path).timestamp())
+    except Exception:  # noqa: BLE001 (not every store knows, and the object may be gone)
+        return 0.0
+
+
+def _who(held: dict[str, Any]) -> str:
+    host = str(held.get("host", "an unknown machine")).split(" ", 1)[0]
+    return f"process {held.get('pid', '?')} on {host}"
+
+
+def _host() -> str:
+    """The machine and, where processes are numbered in several spaces on it (containers), which of these."""
+    space = Path("/proc/self/ns/pid")
+    with contextlib.suppress(OSError):
+        return f"{platform.node()} {space.readlink()}"
+    return platform.node()
+
+
+def _is_dead(held: dict[str, Any]) -> bool:
+    """Whether the process is known to have ended: only of this machine's can that be told."""
+    pid = held.get("pid")
+    if held.get("host") != _host() or not isinstance(pid, int) or sys.platform == "win32":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's: alive
+        return False
+    return False

@@ -1,0 +1,340 @@
+"""What goes in: folders and lists of pictures, tars as WebDataset has them, and Parquet; found, and read by shards."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import posixpath
+import tarfile
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from cascade_kp.apps.batch.store import fetch, open_url, patiently, reason
+from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
+from cascade_kp.images import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["Entry", "Input", "Kind", "Picture", "find_input", "shards_of"]
+
+Kind = Literal["pictures", "list", "tar", "parquet"]
+
+_TARS = (".tar", ".tar.gz", ".tgz")
+_LISTS = (".txt", ".lst")
+_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "path", "url", "uri", "file")
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+_ROWS_AT_ONCE = 16  # of Parquet: encoded pictures in memory
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing: a picture, a tar, or rows of a row group of a Parquet file.
+
+    Attributes:
+        key: the path below the input's root; of a list, the line.
+        size: bytes, -1 where the store does not say; a change of it is a change of the input.
+        group: row group.
+        start: first row in the group.
+        count: pictures, -1 where only reading tells.
+    """
+
+    key: str
+    size: int = -1
+    group: int = 0
+    start: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where pictures come from.
+
+    Attributes:
+        given: as the user wrote it, which names the pictures.
+        root: absolute, which finds them.
+        kind: of the entries.
+        column: of a Parquet file, that holds the pictures or their paths.
+    """
+
+    given: str
+    root: str
+    kind: Kind
+    column: str = ""
+
+    def name(self, key: str) -> str:
+        """What results call an entry."""
+        return key if self.kind == "list" or not key else posixpath.join(self.given, key)
+
+    def url(self, key: str) -> str:
+        """Where an entry is."""
+        if "://" in key or posixpath.isabs(key):
+            return key
+        return posixpath.join(self.root, key) if key else self.root
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be done: its name, and its bytes, the way to them, or what is wrong with it."""
+
+    name: str
+    source: bytes | str | ImageError
+
+    def read(self) -> bytes | ImageError:
+        """Its bytes, or what is wrong with it.
+
+        Raises:
+            StoreError: The store does not answer.
+        """
+        if not isinstance(self.source, str):
+            return self.source
+        try:
+            return fetch(self.source)
+        except ImageError as error:
+            return error
+
+
+# --------------------------------------------------------------------------------------------------- listing
+
+
+def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int = 1000) -> tuple[Input, list[Entry]]:
+    """List what a user calls the input.
+
+    Args:
+        given: a folder, a pattern such as ``photos/*.tar``, a tar, a Parquet file, or a text file with a path or URL a
+            line (relative ones are relative to its folder).
+        apart_from: absolute path or URL of the results, which are no input.
+        column: of Parquet; found out if empty.
+        shard_size: pictures that are worth a shard of their own.
+
+    Returns:
+        The input and its entries, in an order that does not depend on the store.
+
+    Raises:
+        InputError: Nothing can be used there, or things of several kinds are.
+        StoreError: The store does not answer.
+    """
+    fs, path = open_url(given)
+    remote = "://" in given and not given.startswith("file://")
+
+    def plain(found: str) -> str:
+        return fs.unstrip_protocol(found) if remote else found
+
+    what = f"{given}: expected to list it"
+    try:
+        if patiently(lambda: fs.isfile(path), what):
+            return _single(given, plain(path), int(fs.size(path) or -1), column, shard_size)
+        found, named, top = patiently(lambda: _found(fs, path, given), what)
+    except OSError as error:
+        if isinstance(error, CascadeError):
+            raise
+        raise InputError(f"{given}: expected a folder, a file or a pattern, got {reason(error)}") from error
+    spared = open_url(apart_from)[1].rstrip("/") + "/"
+    top = top.rstrip("/") + "/"
+    entries: dict[Kind, list[Entry]] = {"pictures": [], "tar": [], "parquet": []}
+    for file, info in found.items():
+        kind = _kind(file)
+        if kind in entries and info.get("type") != "directory" and not file.startswith(spared):
+            entries[kind].append(Entry(file.removeprefix(top), int(info.get("size") or -1)))
+    kinds = [kind for kind, those in entries.items() if those]
+    if len(kinds) != 1:
+        got = ", ".join(f"{len(entries[kind]):,} of {kind}" for kind in kinds) or "none"
+        hint = f"; choose by a pattern, such as '{given.rstrip('/')}/*.tar'" if kinds else ""
+        raise InputError(f"{given}: expected pictures, tars or Parquet files, and of one kind, got {got}{hint}")
+    kind = kinds[0]
+    source = Input(named, plain(top.rstrip("/") or "/"), kind)
+    listing = sorted(entries[kind], key=lambda entry: entry.key)
+    if kind == "tar":
+        listing = [Entry(entry.key, entry.size, count=-1) for entry in listing]
+    return _parquet(source, listing, column, shard_size) if kind == "parquet" else (source, listing)
+
+
+def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  # noqa: ANN401 (fsspec has no types)
+    """Files of a folder or pattern, the folder as given, and as the store calls it."""
+    fs.invalidate_cache()  # what is there now, and not what this process saw before
+    if fs.exists(path):
+        return fs.find(path, detail=True), given.rstrip("/") or "/", path
+    signs = [given.find(sign) for sign in "*?[" if sign in given]
+    if not signs:
+        raise InputError(f"{given}: expected a folder, a file or a pattern, got nothing that exists")
+    head = given[: min(signs)]
+    named = head.rsplit("/", 1)[0] if "/" in head else ""
+    return fs.glob(path, detail=True), named, open_url(named or ".")[1]
+
+
+def _kind(path: str) -> Kind | None:
+    lower = path.lower()
+    if lower.endswith(_TARS):
+        return "tar"
+    if lower.endswith(".parquet"):
+        return "parquet"
+    return "pictures" if posixpath.splitext(lower)[1] in SUFFIXES else None
+
+
+def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tuple[Input, list[Entry]]:
+    """An input that is one file."""
+    kind = _kind(url)
+    if kind == "tar":
+        return Input(given, url, "tar"), [Entry("", size, count=-1)]
+    if kind == "parquet":
+        return _parquet(Input(given, url, "parquet"), [Entry("", size)], column, shard_size)
+    if not url.lower().endswith(_LISTS):
+        expected = f"a folder, a tar, a Parquet file, or a list in a file {' or '.join(_LISTS)}"
+        raise InputError(f"{given}: expected {expected}; single pictures are for cascade-kp predict")
+    lines = fetch(url).decode("utf-8", "surrogateescape").splitlines()
+    named = [line for line in lines if line.strip()]
+    if not named:
+        raise InputError(f"{given}: expected a path or URL in each line, got none")
+    twice = [line for line, count in Counter(named).items() if count > 1]
+    if twice:
+        raise InputError(f"{given}: expected each picture once, got {len(twice):,} several times, such as {twice[0]!r}")
+    return Input(given, posixpath.dirname(url), "list"), [Entry(line) for line in named]
+
+
+def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) -> tuple[Input, list[Entry]]:
+    """Row groups of Parquet files; groups of paths, which may be long, in slices."""
+
+    def look(entry: Entry) -> tuple[str, bool, list[int]]:
+        url = source.url(entry.key)
+        try:
+            with _opened(url) as file:
+                meta = import_module("pyarrow.parquet").ParquetFile(file)
+                chosen, is_path = _column(meta.schema_arrow, column, url)
+                return chosen, is_path, [meta.metadata.row_group(i).num_rows for i in range(meta.num_row_groups)]
+        except CascadeError:
+            raise
+        except Exception as error:  # pyarrow and the stores raise many types
+            raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        looks = list(pool.map(look, files))
+    names = {chosen for chosen, _, _ in looks}
+    if len(names) > 1:
+        raise InputError(
+            f"{source.given}: expected one column of pictures in all files, got {', '.join(sorted(names))}"
+        )
+    entries: list[Entry] = []
+    for entry, (_, is_path, groups) in zip(files, looks, strict=True):
+        for group, rows in enumerate(groups):
+            step = shard_size if is_path else max(rows, 1)  # pictures of a group are read together
+            starts = range(0, rows, step)
+            entries += [Entry(entry.key, entry.size, group, start, min(step, rows - start)) for start in starts]
+    if not entries:
+        raise InputError(f"{source.given}: expected rows, got none")
+    return Input(source.given, source.root, "parquet", names.pop()), entries
+
+
+def _column(schema: Any, wanted: str, url: str) -> tuple[str, bool]:  # noqa: ANN401 (pyarrow has no types)
+    """The column of pictures, and whether it holds paths."""
+    pa = import_module("pyarrow")
+    name = wanted or next((name for name in _COLUMNS if name in schema.names), "")
+    if name not in schema.names:
+        expected = f"a column {wanted!r}" if wanted else f"a column of pictures ({', '.join(_COLUMNS)}), or --column"
+        raise InputError(f"{url}: expected {expected}, got {', '.join(schema.names)}")
+    kind = schema.field(name).type
+    if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
+        return name, False
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return name, False
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return name, True
+    raise InputError(f"{url}: expected column {name!r} to hold bytes, paths, or a struct of both, got {kind}")
+
+
+def shards_of(source: Input, entries: list[Entry], shard_size: int) -> Iterator[list[Entry]]:
+    """Cut a listing into shards: what is done together, and again if it is not finished."""
+    step = shard_size if source.kind in ("pictures", "list") else 1
+    for start in range(0, len(entries), step):
+        yield entries[start : start + step]
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+def pictures(source: Input, entries: Iterable[Entry]) -> Iterator[Picture]:
+    """The pictures of a shard, in order; those of a tar or of Parquet come with their bytes.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    for entry in entries:
+        if source.kind == "tar":
+            yield from _members(source, entry)
+        elif source.kind == "parquet":
+            yield from _rows(source, entry)
+        else:
+            yield Picture(source.name(entry.key), source.url(entry.key))
+
+
+def _members(source: Input, entry: Entry) -> Iterator[Picture]:
+    """The pictures of a tar, read from its beginning to its end; a damaged one ends in an error of its own row."""
+    url, name = source.url(entry.key), source.name(entry.key) or source.given
+    done = 0
+    try:
+        with _opened(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                if not member.isfile() or _kind(member.name) != "pictures":
+                    continue
+                content = tar.extractfile(member)
+                data = b"" if content is None else content.read()
+                if len(data) != member.size:
+                    raise tarfile.ReadError("unexpected end of data")  # tarfile does not say it itself
+                done += 1
+                tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
+                yield Picture(f"{name}#{member.name}", data)
+    except _DAMAGE as error:
+        what = f"{name}: expected a whole tar, got damage after {done:,} pictures ({reason(error)})"
+        yield Picture(name, ImageError(what))
+    except FileNotFoundError:
+        yield Picture(name, ImageError(f"{name}: expected a tar, got no such file"))
+    except OSError as error:
+        if isinstance(error, CascadeError):
+            raise
+        raise StoreError(f"{url}: expected to read it, got {reason(error)}") from error
+
+
+def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
+    """Pictures of rows of a row group, named by the row's number in it."""
+    url, name = source.url(entry.key), source.name(entry.key) or source.given
+    parquet = import_module("pyarrow.parquet")
+    at, done = -1, 0
+    try:
+        with _opened(url) as file:
+            table = parquet.ParquetFile(file)
+            read = table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[source.column])
+            for batch in read:
+                for value in batch.column(0):
+                    at += 1
+                    if entry.start <= at < entry.start + entry.count:
+                        done += 1
+                        yield _of_row(url, f"{name}#{entry.group}:{at}", value.as_py())
+    except (FileNotFoundError, ValueError) as error:  # pyarrow says ValueError of damage
+        wrong = ImageError(f"{name}: expected a whole Parquet file, got {reason(error)}")
+        for row in range(entry.start + done, entry.start + entry.count):
+            yield Picture(f"{name}#{entry.group}:{row}", wrong)
+    except OSError as error:
+        if isinstance(error, CascadeError):
+            raise
+        raise StoreError(f"{url}: expected to read row group {entry.group}, got {reason(error)}") from error
+
+
+def _of_row(url: str, name: str, value: object) -> Picture:
+    data, text = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
+    if isinstance(data, bytes):
+        return Picture(name, data)
+    if not isinstance(text, str) or not text:
+        return Picture(name, ImageError(f"{name}: expected a picture, got an empty cell"))
+    return Picture(
+        text, text if "://" in text or posixpath.isabs(text) else posixpath.join(posixpath.dirname(url), text)
+    )
+
+
+def _opened(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
+    fs, path = open_url(url)
+    opening: Callable[[], Any] = lambda: fs.open(path, "rb")  # noqa: E731 (typed)
+    return patiently(opening, f"{url}: expected to open it")

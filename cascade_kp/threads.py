@@ -1,0 +1,61 @@
+"""Work shared out to threads, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+__all__ = ["in_order", "usable_cores"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, ahead: int
+) -> Iterator[_Result]:
+    """Call a function for each item on threads, and give the results in the order of the items.
+
+    Nothing runs before the first result is asked for. The items are taken by the thread that asks.
+
+    Args:
+        function: called by several threads at a time if there is more than one worker.
+        items: any number.
+        workers: threads.
+        ahead: items that are taken beyond the one whose result is given.
+
+    Yields:
+        The results.
+
+    Raises:
+        Exception: what the function or the items raise; the latter after the results of all items before.
+    """
+    source = iter(items)
+    waiting: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(workers, "cascade_kp")
+    ended: Exception | None = None
+    try:
+        while ended is None or waiting:
+            while ended is None and len(waiting) <= ahead:
+                try:
+                    # No name for the item: a picture is kept no longer than the call that needs it.
+                    waiting.append(pool.submit(function, next(source)))
+                except Exception as error:  # noqa: BLE001 (raised after what came before)
+                    ended = error
+            if waiting:
+                yield waiting.popleft().result()
+        if not isinstance(ended, StopIteration):
+            raise ended
+    finally:
+        pool.shutdown(cancel_futures=True)
