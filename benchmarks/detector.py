@@ -1,12 +1,14 @@
-"""Fits and measures the face detector: ``python -m benchmarks.detector DATA [--fit] [--json PATH]``.
+"""Measures the face detectors, and fits the boosted one: ``python -m benchmarks.detector DATA [--fit] [--json PATH]``.
 
 ``DATA`` is a folder with ``photos`` (whole pictures ``NAME.jpg`` and one ``NAME_i.pts`` per annotated face) and
 ``300w`` (one ``.pts`` beside each picture, training folders ``afw``, ``helen/trainset``, ``lfpw/trainset``).
 
 *Recall*: share of annotated faces with a detection of IoU >= 0.5 to the tight box of the 68 keypoints. *False
 alarms*: detections per picture with IoU < 0.3 to every annotated face; an upper bound, as not every face of a photo
-is annotated. *ms*: CPU time per photo of one thread, from the decoded picture, median. Everything is chosen on
-training data; ``--test`` prints the test folders' recall and is for the end, ``--rotated N`` turns training faces.
+is annotated. *ms*: CPU time per photo of one thread, from the decoded picture, median. Single faces are not those
+of the single-shot network, which was trained on them; the photos are AFW's, which trained it nothing. Everything is
+chosen on training data; ``--test`` prints the test folders' recall and is for the end, ``--rotated N`` turns training
+faces.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ from scipy.optimize import minimize
 import cascade_kp
 from benchmarks import record
 from cascade_kp import detect
-from cascade_kp.detect import CASCADES, BoxMap, FaceDetector, box_iou
+from cascade_kp.detect import CASCADES, BoostedDetector, BoxMap, box_iou
 from cascade_kp.errors import DataError
 from cascade_kp.formats import read_pts
 from cascade_kp.images import read_image
+from cascade_kp.runtime.detector import SingleShotDetector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from cascade_kp.detect import Detector
 
 FloatArray = npt.NDArray[np.float64]
 Windows = dict[str, FloatArray]
@@ -47,6 +52,7 @@ annotated face, an upper bound. ms: CPU time of one thread a photo, from the dec
 one call each after one to warm up.
 """
 
+_LEAST = 0.05  # of scores, where recall is measured over all of them
 ASSET = Path(cascade_kp.__file__).parent / "assets" / "detector.json"
 EVERYTHING: Cascades = tuple((name, 0) for name in CASCADES)
 """Scanned once; every other set of cascades is a subset of its windows."""
@@ -120,7 +126,7 @@ def scan(
     pictures: Iterable[Picture], max_side: int, cascades: Cascades = EVERYTHING
 ) -> list[tuple[Picture, Windows, float]]:
     """All windows of all cascades, and working px per image px, for every picture."""
-    detector = FaceDetector(max_side=max_side, cascades=cascades)
+    detector = BoostedDetector(max_side=max_side, cascades=cascades)
     out = []
     for picture in pictures:
         image = read_image(picture.path)
@@ -232,7 +238,7 @@ def write_asset(scans: Sequence[tuple[Picture, Windows, float]], max_side: int) 
         "joins": {"all": joins[detect.join_key(EVERYTHING)], **joins},
     }
     _save(content)
-    fit = residuals(scans, FaceDetector(max_side=max_side).cascades)
+    fit = residuals(scans, BoostedDetector(max_side=max_side).cascades)
     content["merged"] = {"std": [round(float(v), 4) for v in fit.std(axis=0)], "faces": len(fit)}
     _save(content)
 
@@ -266,9 +272,18 @@ def measure(
     scans: Sequence[tuple[Picture, Windows, float]], cascades: Cascades, at_alarms: Sequence[float] = (1, 3)
 ) -> tuple[float, float, list[tuple[float, float]]]:
     """Recall and false alarms per picture of all candidates, and (recall, threshold) at given false alarms."""
+    answers = [
+        (picture, detect.join_windows(subset(found, scale, cascades), cascades)) for picture, found, scale in scans
+    ]
+    return judge(answers, at_alarms)
+
+
+def judge(
+    answers: Sequence[tuple[Picture, npt.NDArray[np.floating]]], at_alarms: Sequence[float] = (1, 3)
+) -> tuple[float, float, list[tuple[float, float]]]:
+    """As :func:`measure`, of pictures and what any detector found in them, (N, 5)."""
     hits, alarms = [], []
-    for picture, windows, scale in scans:
-        found = detect.join_windows(subset(windows, scale, cascades), cascades)
+    for picture, found in answers:
         overlap = box_iou(picture.truth, found[:, :4])
         best = np.where(overlap >= 0.5, found[None, :, 4], -1.0).max(axis=1, initial=-1.0)
         hits.append(best)
@@ -276,13 +291,13 @@ def measure(
     best, wrong = np.concatenate(hits), np.sort(np.concatenate(alarms))[::-1]
     points = []
     for target in at_alarms:
-        index = int(target * len(scans))
+        index = int(target * len(answers))
         threshold = float(wrong[index]) if index < len(wrong) else 0.0
         points.append((float((best > threshold).mean()), threshold))
-    return float((best >= 0).mean()), len(wrong) / len(scans), points
+    return float((best >= 0).mean()), len(wrong) / len(answers), points
 
 
-def milliseconds(pictures: Sequence[Picture], detector: FaceDetector) -> float:
+def milliseconds(pictures: Sequence[Picture], detector: Detector) -> float:
     """Median CPU time of one thread per picture, ms, decoding left out."""
     times = []
     for picture in pictures:
@@ -296,7 +311,7 @@ def milliseconds(pictures: Sequence[Picture], detector: FaceDetector) -> float:
 
 def rotated(pictures: Sequence[Picture], max_side: int, roll: float, tried: Sequence[Sequence[float]]) -> None:
     """Turns faces by a roll and prints, for every set of angles tried, recall, false alarms and time."""
-    detector = FaceDetector(max_side=max_side)
+    detector = BoostedDetector(max_side=max_side)
     hits = np.zeros((len(tried), 3))
     for picture in pictures:
         image = read_image(picture.path)
@@ -341,6 +356,34 @@ def print_test(data: Path, side: int, cascades: Cascades) -> None:
         print(f"  box vs truth, mean {fit.mean(0).round(3)} std {fit.std(0).round(3)} (dx dy log_w log_h)")
 
 
+_Measured = tuple[float, float, list[tuple[float, float]]]
+
+
+def _row(
+    name: str, photo: _Measured, face: _Measured | None, targets: Sequence[float], ms: float | None
+) -> dict[str, object]:
+    """Print a line of a detector, and return it."""
+    recall, alarms, points = photo
+    single = f"{'-':>7} {'-':>5}" if face is None else f"{face[0]:7.1%} {face[1]:5.2f}"
+    print(
+        f"{name:44}  {recall:6.1%} {alarms:6.2f} |"
+        + " |".join(f" {r:6.1%} (>{t:.2f})" for r, t in points)
+        + f"  {single}  {'-' if ms is None else f'{ms:.1f}':>6}",
+        flush=True,
+    )
+    at = [
+        {"alarms_per_picture": target, "recall": r, "score": score}
+        for target, (r, score) in zip(targets, points, strict=True)
+    ]
+    return {
+        "detector": name.removesuffix(" *"),
+        "chosen": name.endswith("*"),
+        "photos": {"recall": recall, "alarms_per_picture": alarms, "at": at},
+        "faces": None if face is None else {"recall": face[0], "alarms_per_picture": face[1]},
+        "ms": ms,
+    }
+
+
 def print_joins(
     whole: Sequence[tuple[Picture, Windows, float]],
     single: Sequence[tuple[Picture, Windows, float]],
@@ -351,34 +394,18 @@ def print_joins(
     """Measure every join, print a line of each, and return them."""
     print(f"{len(whole)} photos with {sum(len(p.truth) for p, _, _ in whole)} faces, {len(single)} single faces, "
           f"longest side {side} px")  # fmt: skip
-    print(f"{'cascades':44}  photos: recall, alarms | at 1 | at 3 per picture   faces: recall, alarms    ms")
+    print(f"{'detector':44}  photos: recall, alarms | at 1 | at 3 per picture   faces: recall, alarms    ms")
     pictures = [p for p, _, _ in whole[:: max(1, len(whole) // max(1, timed))]]
     rows: list[dict[str, object]] = []
+    targets = (1, 3)
+    network = SingleShotDetector(max_side=side, min_score=_LEAST, threads=1)
+    answers = [(picture, network(read_image(picture.path))) for picture, _, _ in whole]
+    ms = milliseconds(pictures, SingleShotDetector(max_side=side, threads=1)) if timed else None
+    rows.append(_row("single-shot", judge(answers, targets), None, targets, ms))
     for cascades in JOINS:
-        targets = (1, 3)
-        recall, alarms, points = measure(whole, cascades, targets)
-        face_recall, face_alarms, _ = measure(single, cascades)
-        ms = milliseconds(pictures, FaceDetector(max_side=side, cascades=cascades)) if timed else float("nan")
-        mark = "*" if cascades == chosen else " "
-        print(
-            f"{mark}{detect.join_key(cascades):43}  {recall:6.1%} {alarms:6.2f} |"
-            + " |".join(f" {r:6.1%} (>{t:.2f})" for r, t in points)
-            + f"   {face_recall:6.1%} {face_alarms:5.2f}  {ms:6.0f}",
-            flush=True,
-        )
-        at = [
-            {"alarms_per_picture": target, "recall": r, "score": score}
-            for target, (r, score) in zip(targets, points, strict=True)
-        ]
-        rows.append(
-            {
-                "cascades": detect.join_key(cascades),
-                "chosen": cascades == chosen,
-                "photos": {"recall": recall, "alarms_per_picture": alarms, "at": at},
-                "faces": {"recall": face_recall, "alarms_per_picture": face_alarms},
-                "ms": ms if timed else None,
-            }
-        )
+        name = detect.join_key(cascades) + (" *" if cascades == chosen else "")
+        ms = milliseconds(pictures, BoostedDetector(max_side=side, cascades=cascades)) if timed else None
+        rows.append(_row(name, measure(whole, cascades, targets), measure(single, cascades), targets, ms))
     return rows
 
 
@@ -387,7 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--fit", action="store_true", help="fit maps and scores, write cascade_kp/assets/detector.json")
-    parser.add_argument("--max-side", type=int, default=FaceDetector().max_side, help="working size, px")
+    parser.add_argument("--max-side", type=int, default=BoostedDetector().max_side, help="working size, px")
     parser.add_argument("--faces", type=int, default=100, help="sample per training folder")
     parser.add_argument("--timed", type=int, default=8, help="photos that are timed")
     parser.add_argument("--rotated", type=int, default=0, metavar="N", help="measure N turned training faces instead")
@@ -399,7 +426,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(1)
     result = record.envelope("detector", _PROTOCOL)
     data, side = options.data, options.max_side
-    chosen = FaceDetector(max_side=side).cascades
+    chosen = BoostedDetector(max_side=side).cascades
 
     if options.test:
         print_test(data, side, chosen)

@@ -2,7 +2,7 @@
 
 A *detector* in this library is any callable ``image (H, W, 3) uint8 RGB -> (N, 5) float32`` with one row
 ``x0, y0, x1, y1, score`` per face, px, continuous image frame (the corner of the top-left pixel is (0, 0)), where
-the box is the tight box (min..max) of the face's keypoints. :class:`FaceDetector` is the one we ship. It prefers a
+the box is the tight box (min..max) of the face's keypoints. :class:`BoostedDetector` is the one we ship. It prefers a
 false alarm to a missed face, since stage one of the cascade gives each candidate a face score of its own.
 
 How it works: every cascade slides its square window over a pyramid of the grey picture. Each window that passes is
@@ -37,9 +37,9 @@ from cascade_kp.errors import ConfigError, ImageError, InputError, ModelError
 
 __all__ = [
     "CASCADES",
+    "BoostedDetector",
     "BoxMap",
     "Detector",
-    "FaceDetector",
     "box_iou",
     "boxes_within",
     "check_picture",
@@ -132,7 +132,7 @@ class BoxMap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FaceDetector:
+class BoostedDetector:
     """OpenCV's and scikit-image's cascades, joined; safe to share between threads and to pickle.
 
     Args:
@@ -386,7 +386,7 @@ def boxes_within(faces: npt.ArrayLike, rolls: npt.ArrayLike, place: Sequence[flo
     """Boxes of a part of each face, by where it lies in an upright face's box.
 
     Args:
-        faces: ``(N, 4)`` xyxy px, face boxes as :meth:`FaceDetector.detect` gives them.
+        faces: ``(N, 4)`` xyxy px, face boxes as :meth:`BoostedDetector.detect` gives them.
         rolls: ``(N,)`` degrees, likewise.
         place: x0, y0, x1, y1 from the middle of an upright face's box, in roots of its area.
 
@@ -510,7 +510,7 @@ def group_windows(
     """Averages windows that agree on a tight box.
 
     Args:
-        windows: Cascade -> ``(N, 5)`` as of :meth:`FaceDetector.windows`.
+        windows: Cascade -> ``(N, 5)`` as of :meth:`BoostedDetector.windows`.
         maps: The map of every cascade; the shipped ones if left out.
 
     Returns:

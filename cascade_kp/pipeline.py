@@ -8,16 +8,17 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cascade_kp import geometry, images
-from cascade_kp.detect import FaceDetector, box_iou, boxes_within, non_maximum_suppression
+from cascade_kp.detect import BoostedDetector, box_iou, boxes_within, non_maximum_suppression
 from cascade_kp.errors import CascadeError, InputError
 from cascade_kp.runtime import Points, make_runtime
+from cascade_kp.runtime.detector import SingleShotDetector
 from cascade_kp.structures import Face
 from cascade_kp.threads import in_order, usable_cores
 from cascade_kp.tracking import Tracked, Tracks
@@ -42,6 +43,7 @@ _RETRY_SIDE_PX = 384  # ... and time, which a picture without a face pays in ful
 _SAME_FACE_IOU = 0.4
 _FOUND_AGAIN_MIN_SCORE = 0.9  # where a face was lost from sight there is, most of the time, something else
 _SEEN_SHARE = 0.2  # of a face's box that must lie in the picture for a look at it
+_Ours: TypeAlias = SingleShotDetector | BoostedDetector  # these also say rolls
 _BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
 
 
@@ -119,8 +121,8 @@ class Pipeline:
         threads: of CPU kernels; None leaves torch's own setting.
         detector: any callable ``image (H, W, 3) uint8 RGB -> (N, 5)`` xyxy px and score, boxes tight round the
             keypoints; ``"default"`` for the embedded one; None takes the whole picture as one face. The default one
-            also turns a picture in which it finds nothing upright; a ``FaceDetector()`` of your own does not, which
-            is quicker on pictures without a face. A model of whole pictures has no use for the default one, and takes
+            also turns a picture in which it finds nothing; a ``SingleShotDetector()`` of your own does not, which is
+            quicker on pictures without a face. A model of whole pictures has no use for the default one, and takes
             the picture.
         min_score: a detected box counts as a face if stage one gives it at least this probability, and is sure enough
             of its points (the model's ``max_doubt``). Boxes that the caller supplies are never rejected.
@@ -163,7 +165,7 @@ class Pipeline:
         if not isinstance(detector, str):
             self._detector = detector
         elif default:
-            self._detector = FaceDetector()
+            self._detector = SingleShotDetector(threads=threads)
         limit = self._info.config.max_doubt
         self._max_doubt = np.inf if limit is None else limit
         self._turn = default
@@ -274,7 +276,7 @@ class Pipeline:
                 several. At once, before the first result is asked for.
         """
         if workers is None:
-            workers = usable_cores() if self._detector is None or isinstance(self._detector, FaceDetector) else 1
+            workers = usable_cores() if self._detector is None or isinstance(self._detector, _Ours) else 1
         for name, count in (("batch_size", batch_size), ("workers", workers)):
             if type(count) is not int or count < 1:  # True is an int, and no size
                 raise InputError(f"{name}: expected a positive whole number, got {count!r}")
@@ -438,7 +440,7 @@ class Pipeline:
             source: what messages call the picture.
             turns: rolls to try, degrees, one pair after the other; the embedded detector's only.
         """
-        if not isinstance(detector, FaceDetector):
+        if not isinstance(detector, _Ours):
             shown = image.view()
             shown.flags.writeable = False  # it may be the caller's own array
             answer = detector(shown)
@@ -467,9 +469,9 @@ class Pipeline:
         return faces
 
     def _searched(
-        self, detector: FaceDetector, image: NDArray[np.uint8], turns: Sequence[float] | None = None
+        self, detector: _Ours, image: NDArray[np.uint8], turns: Sequence[float] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What :meth:`FaceDetector.detect` finds, with boxes round the model's own points."""
+        """What a detector of ours finds, with boxes round the model's own points."""
         found, rolls = detector.detect(image, turns)
         place = self._info.config.within_face
         if place is not None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cascade_kp import detect
-from cascade_kp.detect import BoxMap, FaceDetector, box_iou, non_maximum_suppression, rotate_boxes
+from cascade_kp.detect import BoostedDetector, BoxMap, box_iou, non_maximum_suppression, rotate_boxes
 from cascade_kp.errors import ConfigError, ImageError, InputError, ModelError
 
 Image = npt.NDArray[np.uint8]
@@ -48,7 +48,7 @@ def best(boxes: npt.NDArray[np.float32]) -> int:
 
 def test_the_astronaut_is_found_once_and_in_the_right_place(astronaut: Image) -> None:
     """One box on the face, the best of all, near the box read off by eye."""
-    boxes = FaceDetector()(astronaut)
+    boxes = BoostedDetector()(astronaut)
     assert boxes.dtype == np.float32
     overlap = box_iou(boxes[:, :4], ASTRONAUT_FACE)[:, 0]
     assert (overlap > 0.3).sum() == 1
@@ -61,7 +61,7 @@ def test_boxes_are_in_the_frame_of_the_given_picture(astronaut: Image, scale: fl
     """A resized picture gives resized boxes, also where the working size differs from the picture's."""
     side = round(512 * scale)
     image = np.asarray(cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    boxes = FaceDetector()(image)
+    boxes = BoostedDetector()(image)
     assert box_iou(boxes[best(boxes), None, :4], ASTRONAUT_FACE * scale)[0, 0] > 0.65
 
 
@@ -69,7 +69,7 @@ def test_boxes_are_in_the_frame_of_the_given_picture(astronaut: Image, scale: fl
 def test_a_turned_face_is_found_at_its_roll(astronaut: Image, roll: float) -> None:
     """The candidate carries the roll, positive clockwise on the screen, and lies on the turned face."""
     image, truth = turned(astronaut, roll)
-    boxes, rolls = FaceDetector().detect(image, angles=(0.0, roll, -roll if roll != 180 else 90.0))
+    boxes, rolls = BoostedDetector().detect(image, angles=(0.0, roll, -roll if roll != 180 else 90.0))
     assert rolls.shape == (len(boxes),)
     assert rolls[best(boxes)] == roll
     assert box_iou(boxes[best(boxes), None, :4], truth)[0, 0] > 0.65
@@ -77,8 +77,8 @@ def test_a_turned_face_is_found_at_its_roll(astronaut: Image, roll: float) -> No
 
 def test_rotations_are_tried_only_where_upright_finds_nothing_good(astronaut: Image) -> None:
     """The retry finds the head that stands upside down, and leaves an upright picture's answer alone."""
-    with_retry = FaceDetector(rotations=(90.0, 180.0))
-    np.testing.assert_array_equal(with_retry(astronaut), FaceDetector()(astronaut))
+    with_retry = BoostedDetector(rotations=(90.0, 180.0))
+    np.testing.assert_array_equal(with_retry(astronaut), BoostedDetector()(astronaut))
     image, truth = turned(astronaut, 180)
     boxes, rolls = with_retry.detect(image)
     found = box_iou(boxes[:, :4], truth)[:, 0]
@@ -159,7 +159,7 @@ def test_nms_keeps_no_overlap_and_drops_nothing_else(raw: npt.NDArray[np.float64
 
 def test_results_are_sorted_and_distinct(astronaut: Image) -> None:
     """Largest first, scores in [0, 1], no duplicates."""
-    boxes = FaceDetector()(np.concatenate([astronaut, astronaut[:, ::-1]], axis=1))
+    boxes = BoostedDetector()(np.concatenate([astronaut, astronaut[:, ::-1]], axis=1))
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     assert (np.diff(area) <= 0).all()
     assert ((boxes[:, 4] >= 0) & (boxes[:, 4] <= 1)).all()
@@ -172,18 +172,18 @@ def test_results_are_sorted_and_distinct(astronaut: Image) -> None:
 
 def test_min_face_and_min_score_leave_out(astronaut: Image) -> None:
     """No result is below what was asked for, and the face stays."""
-    boxes = FaceDetector(min_face=80)(astronaut)
+    boxes = BoostedDetector(min_face=80)(astronaut)
     assert len(boxes)
     assert np.sqrt(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)).min() >= 79.9
     assert box_iou(boxes[:, :4], ASTRONAUT_FACE).max() > 0.6
-    assert (FaceDetector(min_score=0.5)(astronaut)[:, 4] >= 0.5).all()
+    assert (BoostedDetector(min_score=0.5)(astronaut)[:, 4] >= 0.5).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (15, 15), (24, 24), (96, 96), (3000, 20)])
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_flat_pictures_have_no_face(shape: tuple[int, int], level: int) -> None:
     """No crash at any size, and (0, 5)."""
-    boxes, rolls = FaceDetector(rotations=(30.0,)).detect(np.full((*shape, 3), level, np.uint8))
+    boxes, rolls = BoostedDetector(rotations=(30.0,)).detect(np.full((*shape, 3), level, np.uint8))
     assert boxes.shape == (0, 5)
     assert boxes.dtype == np.float32
     assert rolls.shape == (0,)
@@ -193,13 +193,13 @@ def test_a_face_that_fills_the_picture_is_found(astronaut: Image) -> None:
     """96 px with the face from edge to edge, as in the Kaggle set."""
     crop = np.asarray(cv2.resize(astronaut[82:186, 172:276], (96, 96), interpolation=cv2.INTER_AREA), np.uint8)
     truth = (ASTRONAUT_FACE - [172, 82, 172, 82]) * 96 / 104
-    boxes = FaceDetector()(crop)
+    boxes = BoostedDetector()(crop)
     assert box_iou(truth, boxes[:, :4]).max() > 0.6
 
 
 def test_threads_agree(astronaut: Image) -> None:
     """One detector, four threads, the answer of one."""
-    detector = FaceDetector()
+    detector = BoostedDetector()
     pictures = [astronaut, astronaut[:, ::-1].copy(), astronaut[40:300, 100:340].copy(), astronaut[:260].copy()]
     expected = [detector(picture) for picture in pictures]
     answers: dict[int, list[npt.NDArray[np.float32]]] = {}
@@ -220,14 +220,14 @@ def test_threads_agree(astronaut: Image) -> None:
 
 def test_a_detector_can_be_pickled_and_compared() -> None:
     """Workers get a copy; equal configurations are equal."""
-    detector = FaceDetector(max_side=512)
+    detector = BoostedDetector(max_side=512)
     assert pickle.loads(pickle.dumps(detector)) == detector  # noqa: S301 - our own bytes
 
 
 @pytest.mark.parametrize("name", sorted(detect.CASCADES))
 def test_every_cascade_loads_and_runs(name: str, astronaut: Image) -> None:
     """Also the one whose file scikit-image ships with a misspelt tag."""
-    boxes = FaceDetector(cascades=((name, 0),))(astronaut)
+    boxes = BoostedDetector(cascades=((name, 0),))(astronaut)
     if name not in {"tree", "profile"}:
         assert box_iou(boxes[:, :4], ASTRONAUT_FACE).max() > 0.5
 
@@ -245,7 +245,7 @@ def test_every_cascade_loads_and_runs(name: str, astronaut: Image) -> None:
 def test_other_pictures_are_refused(image: object) -> None:
     """The message says what was expected and what came."""
     with pytest.raises(ImageError, match="expected"):
-        FaceDetector()(image)  # type: ignore[arg-type]
+        BoostedDetector()(image)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_other_pictures_are_refused(image: object) -> None:
 def test_wrong_configurations_are_refused(options: dict[str, object]) -> None:
     """At construction, not at the first picture."""
     with pytest.raises(ConfigError):
-        FaceDetector(**options)  # type: ignore[arg-type]
+        BoostedDetector(**options)  # type: ignore[arg-type]
     with pytest.raises(InputError):
-        FaceDetector().detect(np.zeros((40, 40, 3), np.uint8), angles=(math.nan,))
+        BoostedDetector().detect(np.zeros((40, 40, 3), np.uint8), angles=(math.nan,))
 
 
 def test_opencv_5_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_without_haar_files_the_lbp_cascade_is_used(
     detect._usable_cascades.cache_clear()
     try:
         with caplog.at_level("WARNING", logger="cascade_kp.detect"):
-            boxes = FaceDetector()(astronaut)
+            boxes = BoostedDetector()(astronaut)
         assert "default" in caplog.text
         assert box_iou(boxes[:, :4], ASTRONAUT_FACE).max() > 0.5
     finally:

@@ -11,8 +11,8 @@ from video_case import grained, slides
 
 from cascade_kp import Pipeline
 from cascade_kp import pipeline as module
-from cascade_kp.detect import FaceDetector
 from cascade_kp.errors import CascadeError, ImageError, InputError
+from cascade_kp.runtime.detector import SingleShotDetector
 from cascade_kp.structures import Face
 
 
@@ -43,13 +43,13 @@ def pipe():
 def searches(monkeypatch):
     """How often the detector was asked, and at which rolls."""
     asked = []
-    detect = FaceDetector.detect
+    detect = SingleShotDetector.detect
 
     def counted(self, image, angles=None):
         asked.append(angles)
         return detect(self, image, angles)
 
-    monkeypatch.setattr(FaceDetector, "detect", counted)
+    monkeypatch.setattr(SingleShotDetector, "detect", counted)
     return asked
 
 
@@ -187,7 +187,7 @@ def test_empty_frames_are_not_turned_all_the_way_each_time(pipe, empty, searches
 
 def test_the_embedded_detector_without_turns_is_never_turned(empty, searches):
     small = np.ascontiguousarray(empty[:120, :120])
-    list(Pipeline(detector=FaceDetector()).track([small] * 3, detect_every=1))
+    list(Pipeline(detector=SingleShotDetector()).track([small] * 3, detect_every=1))
     assert searches == [None] * 3
 
 

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from cascade_kp.apps.page import COMMON, asset, example_picture, index_html, plain_scheme
 from cascade_kp.errors import InputError
 from cascade_kp.files import write_file
-from cascade_kp.runtime.export import export_onnx
+from cascade_kp.runtime.detector import SingleShotDetector
+from cascade_kp.runtime.export import export_detector, export_onnx
 from cascade_kp.weights import load_model
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-th
 """What is needed of the npm package onnxruntime-web, out of its folder ``dist``."""
 
 _OWN = ("browser.js", "worker.js", "find.js")
+_DETECTOR = "detector.onnx"
 _WHERE = "Pictures stay in this browser: the model runs in it, and nothing is sent anywhere."
 
 
@@ -76,14 +78,17 @@ def write_static(
         raise InputError(f"{target}: expected a folder that can be written to, got: {error}") from error
     rows = [_written(target, model, file) for file, model in files.items()]
     origins = [] if ort_url is None else ["{0.scheme}://{0.netloc}".format(urlsplit(runtime))]
-    page, _ = index_html({"backend": "browser", "models": rows, "runtime": runtime}, _WHERE, origins)
+    finder = export_detector(target / _DETECTOR)
+    detector = {"file": _DETECTOR, "bytes": finder.stat().st_size, "min_score": SingleShotDetector().min_score}
+    settings = {"backend": "browser", "models": rows, "detector": detector, "runtime": runtime}
+    page, _ = index_html(settings, _WHERE, origins)
     contents = {f"ort/{name}": path.read_bytes() for name, path in copies.items()}
     contents |= {name: asset(name) for name in (*COMMON, *_OWN)}
     # The index last: while it is not there, nobody sees half a page.
     contents |= {"example.png": example_picture(), "index.html": page.encode()}
     for name, content in contents.items():
         write_file(target / name, content)
-    return [target / row["file"] for row in rows] + [target / name for name in contents]
+    return [finder] + [target / row["file"] for row in rows] + [target / name for name in contents]
 
 
 def _written(folder: Path, model: str, file: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
     Boxes = NDArray[np.float32]
 
-__all__ = ["SingleShotDetector"]
+__all__ = ["SingleShotDetector", "asset_path", "load_detector"]
 
 _SMALLEST_PX: Final = 12.0  # of a face that is found, in the picture that the network sees
 _CELL_PX: Final = 32
@@ -85,7 +85,7 @@ class SingleShotDetector:
         """
         return self.detect(image)[0]
 
-    def detect(self, image: Pixels, angles: Sequence[float] = (0.0,)) -> tuple[Boxes, Boxes]:
+    def detect(self, image: Pixels, angles: Sequence[float] | None = None) -> tuple[Boxes, Boxes]:
         """Finds faces and their rolls.
 
         A roll is an angle in the image (y down), positive clockwise on the screen: an upright face turned clockwise
@@ -93,8 +93,8 @@ class SingleShotDetector:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            angles: turns of the picture, degrees, all of which are tried: faces near each of these rolls are found
-                most surely.
+            angles: rolls at which faces are found most surely, degrees: the picture is turned to each. None takes the
+                picture as it is.
 
         Returns:
             Boxes (N, 5) as of a call, and rolls (N,) degrees.
@@ -104,9 +104,12 @@ class SingleShotDetector:
             InputError: an angle is not finite.
             ModelError: the package's weights are missing or damaged.
         """
+        angles = (0.0,) if angles is None else tuple(angles)
         if not all(math.isfinite(angle) for angle in angles):
-            raise InputError(f"angles must be finite degrees, got {tuple(angles)}")
+            raise InputError(f"angles must be finite degrees, got {angles}")
         picture = check_picture(image)
+        if not angles:
+            return np.zeros((0, 5), np.float32), np.zeros(0, np.float32)
         longest = max(picture.shape[:2])
         scale = min(1.0, self.max_side / longest)
         if self.min_face > 0:
@@ -193,6 +196,27 @@ def _grid(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return cell_centres(height, width)
 
 
+def asset_path() -> Path:
+    """Where the embedded weights lie."""
+    return Path(str(resources.files("cascade_kp") / "assets" / "detector" / "single-shot.safetensors"))
+
+
+def load_detector() -> SingleShotNet:
+    """The embedded network, its batch norms folded away.
+
+    Raises:
+        ModelError: the weights are missing or damaged.
+    """
+    path = asset_path()
+    net = SingleShotNet().eval()
+    fold_norms(net)  # its weights are kept folded
+    try:
+        net.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"cannot read the detector's weights {path}: {error}; reinstall cascade_kp") from error
+    return net
+
+
 @lru_cache(maxsize=4)
 def _network(threads: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """The embedded network, in ONNX Runtime where it is installed.
@@ -200,13 +224,7 @@ def _network(threads: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
     Raises:
         ModelError: the weights are missing or damaged.
     """
-    path = Path(str(resources.files("cascade_kp") / "assets" / "detector" / "single-shot.safetensors"))
-    net = SingleShotNet().eval()
-    try:
-        net.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"cannot read the detector's weights {path}: {error}; reinstall cascade_kp") from error
-    fold_norms(net)
+    net = load_detector()
     if all(find_spec(name) for name in ("onnx", "onnxruntime")):
         from cascade_kp.runtime.onnx import OnnxDetector  # noqa: PLC0415 (an optional backend)
 

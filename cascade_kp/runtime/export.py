@@ -1,4 +1,4 @@
-"""Models as ONNX files: the whole cascade in one, or each network in its own."""
+"""Models as ONNX files: the whole cascade in one, each network in its own, or the face detector's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cascade_kp import __version__
 from cascade_kp.errors import InputError
 from cascade_kp.files import write_file
 from cascade_kp.runtime.cascade_graph import cascade_graph
+from cascade_kp.runtime.detector import load_detector
 from cascade_kp.runtime.graph import OPSET
-from cascade_kp.runtime.network_graph import network_graph
+from cascade_kp.runtime.network_graph import detector_graph, network_graph
 from cascade_kp.runtime.pytorch import fold_norms
 from cascade_kp.weights import load_model, model_path
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cascade_kp.models.heads import KeypointNet
     from cascade_kp.weights import ModelInfo
 
-__all__ = ["export_onnx"]
+__all__ = ["export_detector", "export_onnx"]
 
 _COORDINATES = (
     "Continuous pixels: (0, 0) is the outer corner of the top-left pixel, and the centre of the pixel in row i and "
@@ -93,6 +94,29 @@ def export_onnx(
     for name, path in files.items():
         _write(path, network_graph(networks[name]), shared | {"crop": json.dumps(_crop(name, cascade, info))})
     return [target, *files.values()]
+
+
+def export_detector(out: str | os.PathLike[str]) -> Path:
+    """Write the network of the embedded face detector as an ONNX file.
+
+    Its input is a picture that :class:`~cascade_kp.runtime.detector.SingleShotDetector` has reduced and padded, its
+    answers are those of cells, which are yet to be joined: see
+    :func:`~cascade_kp.runtime.network_graph.detector_graph`.
+
+    Args:
+        out: the file; one that is there is replaced.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: the file cannot be written.
+        ModelError: the package's weights are missing or damaged.
+    """
+    path = Path(out)
+    texts = {"model": "single-shot", "scheme": "tight boxes of the", "coordinates": _COORDINATES}
+    _write(path, detector_graph(load_detector()), texts)
+    return path
 
 
 def _write(path: Path, graph: onnx.ModelProto, texts: dict[str, str]) -> None:

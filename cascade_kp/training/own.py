@@ -14,8 +14,8 @@ import torch
 from cascade_kp import geometry
 from cascade_kp.config import JitterConfig, LossConfig, RegionConfig, to_dict
 from cascade_kp.data.readers import read_samples
-from cascade_kp.detect import FaceDetector
 from cascade_kp.errors import ConfigError, DataError
+from cascade_kp.runtime.detector import SingleShotDetector
 from cascade_kp.schemes import available_schemes, load_scheme
 from cascade_kp.training.parts import reference_shape
 from cascade_kp.training.recipe import DataConfig, OptimConfig, PartConfig, Recipe, ScheduleConfig, override
@@ -43,6 +43,7 @@ _FEWEST = 2
 # A median of fewer faces is left to chance.
 _SURE = 5
 _INSIDE = 0.5
+_UPRIGHT_DEG = 20.0  # the box round a face that is turned further is of another size
 _MAD_TO_SIGMA = 1.4826
 _NON_FACES = 0.125
 # How boxes lie beside the variation between faces, which comes on top: as users and detectors give them.
@@ -78,19 +79,22 @@ def place_in_face(samples: Samples) -> Place:
     """
     labels = torch.from_numpy(samples.keypoints)
     whole = geometry.complete(labels, reference_shape(labels, samples.scheme.flip)).numpy()
-    detector, places = FaceDetector(), []
+    detector, places = SingleShotDetector(), []
     for sample, points in zip(samples, whole, strict=True):
         if np.isnan(points).any():
             continue
         found, rolls = detector.detect(sample["image"])
-        upright = found[rolls == 0, :4].astype(np.float64)
+        near_upright = np.abs(rolls) <= _UPRIGHT_DEG
+        found, rolls = found[near_upright, :4].astype(np.float64), rolls[near_upright]
         # More than half of the points inside: those of a jaw may stick out.
-        inside = ((points >= upright[:, None, :2]) & (points <= upright[:, None, 2:])).all(axis=2).mean(axis=1)
-        if not len(upright) or inside.max() <= _INSIDE:
+        inside = ((points >= found[:, None, :2]) & (points <= found[:, None, 2:])).all(axis=2).mean(axis=1)
+        if not len(found) or inside.max() <= _INSIDE:
             continue
-        box = upright[int(inside.argmax())]
-        tight = np.concatenate([points.min(axis=0), points.max(axis=0)])
-        places.append((tight - np.tile(box[:2] + box[2:], 2) / 2) / np.sqrt(np.prod(box[2:] - box[:2])))
+        best = int(inside.argmax())
+        box, turn = found[best], -np.radians(rolls[best])
+        upright_again = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        part = (points - (box[:2] + box[2:]) / 2) @ upright_again
+        places.append(np.concatenate([part.min(axis=0), part.max(axis=0)]) / np.sqrt(np.prod(box[2:] - box[:2])))
     if len(places) < _SURE:
         return Place(None, 0.0, 0.0, len(places))
     table = np.array(places)

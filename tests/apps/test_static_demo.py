@@ -123,10 +123,8 @@ def test_a_browser_alone_says_what_the_library_says(browser, site, tmp_path):
         shown.page.set_input_files("#file", picture)
         settle(shown)
         assert shown.page.inner_text("#status") == "1 face, 68 keypoints (512 x 512 px)"
-        # Found without a detector, so another box: the same face to a hundredth of it.
         (face,) = Pipeline(MODEL, threads=1)(picture)
-        side = float((face.box[2:] - face.box[:2]).max())
-        assert np.abs(np.array(faces(shown)[0]["keypoints"]) - face.keypoints).max() < 0.03 * side
+        close_enough(faces(shown)[0], face)
         for model in (MODEL, "kaggle15"):
             shown.page.select_option("#model", model)
             settle(shown)

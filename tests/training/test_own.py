@@ -12,9 +12,10 @@ from cascade_kp.config import CascadeConfig, DesignConfig, NetConfig
 from cascade_kp.data.coco import write_coco
 from cascade_kp.data.readers import Samples, read_300w
 from cascade_kp.data.synthetic import write_synthetic
-from cascade_kp.detect import FaceDetector, boxes_within
+from cascade_kp.detect import boxes_within
 from cascade_kp.errors import ConfigError, DataError, SchemeError
 from cascade_kp.models.cascade import Cascade
+from cascade_kp.runtime.detector import SingleShotDetector
 from cascade_kp.schemes import load_scheme
 from cascade_kp.training import own
 from cascade_kp.training.own import own_recipe, place_in_face
@@ -53,7 +54,7 @@ def found(monkeypatch):
     """The detector finds one face in every picture, always at one place."""
 
     one = np.array([[20, 16, 76, 80, 9.0]], np.float32), np.zeros(1, np.float32)
-    monkeypatch.setattr(FaceDetector, "detect", lambda *_: one)
+    monkeypatch.setattr(SingleShotDetector, "detect", lambda *_: one)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_where_the_points_lie_is_the_median_over_faces(faces):
 
 def test_too_few_faces_say_nothing(faces, model, monkeypatch, caplog):
     nothing = np.zeros((0, 5), np.float32), np.zeros(0, np.float32)
-    monkeypatch.setattr(FaceDetector, "detect", lambda *_: nothing)
+    monkeypatch.setattr(SingleShotDetector, "detect", lambda *_: nothing)
     assert place_in_face(samples_of(faces)).within_face is None
     with caplog.at_level(logging.WARNING, own.__name__):
         recipe = own_recipe(model, faces / "eyes.json", faces / "eyes.toml")

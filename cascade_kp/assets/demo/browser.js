@@ -30,7 +30,8 @@ export async function connect(config) {
     const answer = await new Promise((resolve, reject) => {
       waiting.set(id, { resolve, reject, progress: options.progress });
       const root = new URL(".", location.href).href;
-      const message = { id, bitmap, model, boxes: options.boxes, near: options.near, runtime: config.runtime, root };
+      const { detector, runtime } = config;
+      const message = { id, bitmap, model, detector, boxes: options.boxes, near: options.near, runtime, root };
       worker.postMessage(message, [bitmap]);
     });
     signal?.throwIfAborted();

@@ -1,17 +1,16 @@
-// Where the faces are, without a detector. This one function is the seam for one that runs in the browser.
+// Where the faces are: the library's single-shot detector (cascade_kp/runtime/detector.py), with its numbers.
 
-const STEPS = [1, 0.6, 0.36]; // sides of the squares that are guessed, in shorter sides of the picture
-const OVERLAP = 0.5;
-const MARGIN = 0.12; // of a guess, since a face's box is tight round its points
-const TRIES = 3; // guesses of one size that are followed, the likeliest first
-const MOST_LOOKS = 4; // until a box comes to rest
-const AT_REST = 0.85; // overlap of two boxes of one face, one look after the other
+const LONGEST = 640; // larger pictures are reduced to this side, px
+const SECOND = 3; // a second look is at a picture so many times smaller
+const SECOND_FROM = 320;
+const CELL = 32; // sides are padded to multiples of it
+const STRIDES = [8, 16, 32];
+const SIDE = 4; // a face of so many cells is told as 0
+const FURTHEST = 4;
+const NUMBERS = 7; // a cell's: score, middle, sides, cosine and sine of the roll
+const AGREE = 0.45;
 const SAME_FACE = 0.4;
-const LEAST_SCORE = 0.5; // as Pipeline's min_score
-// Of a guess more is asked, since many guesses bring many false alarms: the score that Pipeline asks of a further search,
-// and half of the doubt that the model bears. What looks like a face but is none has more.
-const SURE_SCORE = 0.9;
-const SURE_DOUBT = 0.5;
+const LEAST_SCORE = 0.5; // of stage one's, as Pipeline's min_score
 
 export function tightBox(points) {
   const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
@@ -27,56 +26,125 @@ function overlap(a, b) {
 
 /* Find the faces of a picture.
 
-   image: {pixels, width, height}, RGB bytes. ask: takes boxes (rows of left, top, right, bottom px) and gives the
-   cascade's face for each. model: with max_doubt, and near, the boxes of the frame before where there was one.
-   Gives boxes, tight round each face's points.
-
-   The cascade judges its own answers: squares of some sizes are guessed, and where it says that there is a face, its
-   points give the next box, until that comes to rest. Of several faces the largest are found, those of one size. */
-export async function findFaces(image, ask, model) {
-  if (model.near?.length) {
-    const still = (await ask(model.near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model, LEAST_SCORE, 1));
+   image: {pixels, width, height}, RGB bytes. detect: runs the detector's network, from (3, height, width) floats to its
+   numbers of all cells. ask: takes boxes (rows of left, top, right, bottom px) and gives the cascade's face for each.
+   model: with max_doubt; least: the detector's own least score; near: the boxes of the frame before where there was one.
+   Gives boxes, the largest first. */
+export async function findFaces(image, detect, ask, { model, least, near }) {
+  if (near?.length) {
+    const still = (await ask(near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model));
     if (still.length) return apart(still).map((face) => face.box);
   }
-  for (const step of STEPS) {
-    const guessed = await ask(guesses(image.width, image.height, step));
-    const likely = guessed.filter((face) => Number.isFinite(face.score)).sort((a, b) => b.score - a.score);
-    const found = [];
-    for (const guess of likely.slice(0, TRIES)) {
-      const face = await settled(guess, image, ask);
-      if (face && isFace(face, model, SURE_SCORE, SURE_DOUBT)) found.push(face);
-    }
-    if (found.length) return apart(found).map((face) => face.box);
+  const picture = shrunk(image, Math.min(1, LONGEST / Math.max(image.width, image.height)));
+  const looks = [picture];
+  if (Math.max(picture.width, picture.height) > SECOND_FROM) looks.push(shrunk(picture, 1 / SECOND));
+  const cells = [];
+  for (const look of looks) {
+    const { values, height, width } = padded(look);
+    read(await detect(values, height, width), height, width, least, [image.width / look.width, image.height / look.height], cells);
   }
-  return [];
+  const boxes = joined(cells).filter((box) => usable(box, image));
+  const faces = boxes.length ? await ask(boxes) : [];
+  // The boxes that were found, and not those of the answers: what the library runs on.
+  const sure = faces.map((face, i) => ({ ...face, found: boxes[i] })).filter((face) => isFace(face, model));
+  return apart(sure).map((face) => face.found);
 }
 
-function guesses(width, height, step) {
-  const side = step * Math.min(width, height);
-  const rows = [];
-  const count = (length) => Math.ceil((length - side) / (OVERLAP * side) - 1e-6) + 1;
-  const [across, down] = [count(width), count(height)];
-  for (let j = 0; j < down; j++) {
-    for (let i = 0; i < across; i++) {
-      const x = across > 1 ? (i * (width - side)) / (across - 1) : 0;
-      const y = down > 1 ? (j * (height - side)) / (down - 1) : 0;
-      const margin = MARGIN * side;
-      rows.push([x + margin, y + margin, x + side - margin, y + side - margin]);
+// The picture reduced, each pixel the mean of what it covers, as OpenCV's INTER_AREA.
+function shrunk(image, scale) {
+  if (scale >= 1) return image;
+  const [width, height] = [image.width, image.height].map((side) => Math.max(1, roundEven(side * scale)));
+  const across = shares(image.width, width);
+  const down = shares(image.height, height);
+  const rows = new Float32Array(image.height * width * 3);
+  for (let y = 0, to = 0; y < image.height; y++) {
+    for (let x = 0; x < width; x++, to += 3) {
+      const { first, weights } = across[x];
+      let from = 3 * (y * image.width + first);
+      for (const weight of weights) {
+        rows[to] += weight * image.pixels[from++];
+        rows[to + 1] += weight * image.pixels[from++];
+        rows[to + 2] += weight * image.pixels[from++];
+      }
     }
   }
-  return rows;
+  const pixels = new Uint8ClampedArray(height * width * 3); // rounds as it stores
+  const line = new Float32Array(width * 3);
+  for (let y = 0; y < height; y++) {
+    line.fill(0);
+    down[y].weights.forEach((weight, i) => {
+      const from = 3 * width * (down[y].first + i);
+      for (let x = 0; x < line.length; x++) line[x] += weight * rows[from + x];
+    });
+    pixels.set(line, 3 * width * y);
+  }
+  return { pixels, width, height };
 }
 
-// The same face, asked about again in the box of its own points; null where that does not come to rest.
-async function settled(face, image, ask) {
-  for (let look = 0; look < MOST_LOOKS; look++) {
-    if (!usable(face.box, image)) return null;
-    const [next] = await ask([face.box]);
-    const rest = overlap(next.box, face.box) > AT_REST;
-    face = next;
-    if (rest) return face;
+// As Python rounds: halves to the even number.
+function roundEven(value) {
+  const below = Math.floor(value);
+  if (value - below !== 0.5) return Math.round(value);
+  return below % 2 ? below + 1 : below;
+}
+
+// Of each new pixel along a side: the first old one that it covers, and the shares of these, which sum to 1.
+function shares(before, after) {
+  const step = before / after;
+  return Array.from({ length: after }, (_, i) => {
+    const [low, high] = [i * step, Math.min(before, (i + 1) * step)];
+    const first = Math.floor(low);
+    const weights = [];
+    for (let j = first; j < high - 1e-9; j++) weights.push((Math.min(j + 1, high) - Math.max(j, low)) / (high - low));
+    return { first, weights };
+  });
+}
+
+// (3, height, width) floats; its last column and row are repeated up to whole cells.
+function padded({ pixels, width: w, height: h }) {
+  const [width, height] = [w, h].map((side) => Math.ceil(side / CELL) * CELL);
+  const values = new Float32Array(3 * height * width);
+  for (let channel = 0, to = 0; channel < 3; channel++) {
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        values[to++] = pixels[3 * (Math.min(y, h - 1) * w + Math.min(x, w - 1)) + channel];
+      }
+    }
   }
-  return null;
+  return { values, height, width };
+}
+
+// What the numbers say: onto cells are put {box, score} of all that see a face, in px of the picture.
+function read(numbers, height, width, least, [zoomX, zoomY], cells) {
+  let at = 0;
+  for (const stride of STRIDES) {
+    for (let y = 0; y < height / stride; y++) {
+      for (let x = 0; x < width / stride; x++, at += NUMBERS) {
+        const score = 1 / (1 + Math.exp(-numbers[at]));
+        if (score < least) continue;
+        const [middleX, middleY] = [x + 0.5 + numbers[at + 1], y + 0.5 + numbers[at + 2]].map((value) => value * stride);
+        const [halfW, halfH] = [numbers[at + 3], numbers[at + 4]].map(
+          (value) => 0.5 * SIDE * stride * Math.exp(Math.max(-FURTHEST, Math.min(FURTHEST, value))),
+        );
+        const box = [middleX - halfW, middleY - halfH, middleX + halfW, middleY + halfH];
+        cells.push({ score, box: box.map((value, i) => value * (i % 2 ? zoomY : zoomX)) });
+      }
+    }
+  }
+}
+
+// Cells that tell of one face, averaged by the squares of their scores.
+function joined(cells) {
+  const left = [...cells].sort((a, b) => b.score - a.score);
+  const boxes = [];
+  while (left.length) {
+    const [best] = left;
+    const members = left.filter((cell) => cell === best || overlap(cell.box, best.box) >= AGREE);
+    const total = members.reduce((sum, cell) => sum + cell.score ** 2, 0);
+    boxes.push(best.box.map((_, i) => members.reduce((sum, cell) => sum + cell.score ** 2 * cell.box[i], 0) / total));
+    left.splice(0, left.length, ...left.filter((cell) => !members.includes(cell)));
+  }
+  return boxes;
 }
 
 function usable([x0, y0, x1, y1], { width, height }) {
@@ -84,10 +152,10 @@ function usable([x0, y0, x1, y1], { width, height }) {
 }
 
 // As Pipeline.keep: sure that it is a face, and sure enough of where its points are.
-function isFace(face, model, least, share) {
+function isFace(face, model) {
   const sigmas = [...face.sigma].sort((a, b) => a - b);
   const doubt = sigmas[sigmas.length >> 1] / Math.sqrt(Math.max(area(face.box), 1e-6));
-  return face.score >= least && (model.max_doubt === null || doubt <= share * model.max_doubt);
+  return face.score >= LEAST_SCORE && (model.max_doubt === null || doubt <= model.max_doubt);
 }
 
 // One of each face, the likeliest; the largest first.

@@ -3,6 +3,7 @@ import { findFaces, tightBox } from "./find.js";
 
 let runtime = null;
 let loaded = { file: null, session: null };
+let detector = null;
 
 async function ortAt(folder, root) {
   if (runtime) return runtime;
@@ -31,6 +32,19 @@ async function fetched(url, expected, say) {
     say(`loading the model: ${(done / 1e6).toFixed(1)} of ${(expected / 1e6).toFixed(1)} MB`);
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+async function detectorOf(given, folder, root, say) {
+  if (detector) return detector;
+  const ort = await ortAt(folder, root);
+  const session = await ort.InferenceSession.create(await fetched(new URL(given.file, root).href, given.bytes, say), {
+    executionProviders: ["wasm"],
+  });
+  detector = async (values, height, width) => {
+    const said = await session.run({ image: new ort.Tensor("float32", values, [1, 3, height, width]) });
+    return said.numbers.data;
+  };
+  return detector;
 }
 
 async function sessionOf(model, folder, root, say) {
@@ -62,7 +76,7 @@ function rgb(bitmap) {
 const pairs = (values, start, count) =>
   Array.from({ length: count }, (_, i) => [values[start + 2 * i], values[start + 2 * i + 1]]);
 
-async function answer({ bitmap, model, boxes, near, runtime: folder, root }, say) {
+async function answer({ bitmap, model, detector: given, boxes, near, runtime: folder, root }, say) {
   const { width, height } = bitmap;
   const timing = [];
   const timed = async (name, work) => {
@@ -97,7 +111,11 @@ async function answer({ bitmap, model, boxes, near, runtime: folder, root }, say
   say("looking");
   let rows = boxes;
   if (model.whole_picture) rows = [[0, 0, width, height]];
-  rows ??= await timed("finding the faces", () => findFaces({ pixels, width, height }, ask, { ...model, near }));
+  if (!rows) {
+    const detect = await detectorOf(given, folder, root, say);
+    const options = { model, near, least: given.min_score };
+    rows = await timed("finding the faces", () => findFaces({ pixels, width, height }, detect, ask, options));
+  }
   const faces = rows.length ? await timed("the cascade", () => ask(rows)) : [];
   const broken = faces.findIndex((face) => !face.keypoints.flat().every(Number.isFinite));
   if (broken >= 0) {
