@@ -39,9 +39,10 @@ def main(arguments: list[str]) -> int:
     from cascade_kp.evaluation.submission import submit
     from cascade_kp.pipeline import Pipeline
 
+    models = [args.model] if Path(args.model).is_file() else args.model.split(",")  # a file's name may have commas
     pipes = [
         Pipeline(model, detector=None, device=args.device, backend=args.backend, threads=args.threads)
-        for model in args.model.split(",")
+        for model in models
     ]
     count = submit(pipes, args.test, args.lookup, args.out, flip=args.flip, progress=True)
     print(f"{args.out}: {count:,} rows")

@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # The second face of photo.jpg is photo_2.pts: AFW's way of annotating one picture several times.
 _FACE_NUMBER = re.compile(r"_\d+$")
+_WIDE = (b"\xff\xfe", b"\xfe\xff")  # how text in UTF-16 begins
 _KINDS = {
     "dlib": "dlib XML (<dataset>)",
     "cvat": "CVAT XML (<annotations>)",
@@ -263,7 +264,9 @@ def _kind(source: Path) -> str:
         if source.suffix.lower() == ".npz":
             return "kaggle"
         raise DataError(f"{source}:1: expected {expected}, got a zip archive, which must be unpacked first")
-    if text.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+    if text.startswith(_WIDE) and not start.decode("utf-16", "replace").lstrip().startswith("<"):
+        raise DataError(f"{source}:1: expected {expected}, got text in UTF-16; save it as UTF-8")
+    if text.startswith((b"<", *_WIDE)):
         tag = root_tag(source)
         kind = {"dataset": "dlib", "annotations": "cvat"}.get(tag)
         if kind is None:

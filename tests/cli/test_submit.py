@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_the_rows_that_are_asked_for_in_their_order(tmp_path, test_csv, model):
     nose, eye = (KAGGLE.keypoints.index(name) for name in ("nose_tip", "left_eye_center"))
     expected = [points["test#3"][nose, 1], points["test#7"][nose, 0], points["test#3"][eye, 0]]
     np.testing.assert_allclose([float(value) for _, value in rows], np.clip(expected, 0, 96), atol=2e-3)
+
+
+@pytest.mark.usefixtures("sure")
+def test_a_files_name_may_have_commas(tmp_path, test_csv, model):
+    named = shutil.copy(model, tmp_path / "one, two.safetensors")
+    asked = lookup(tmp_path, "1,7,nose_tip_x,")
+    assert main(["submit", str(named), str(test_csv), str(asked), str(tmp_path / "out.csv"), "--threads", "1"]) == 0
 
 
 @pytest.mark.usefixtures("sure")

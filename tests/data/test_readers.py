@@ -405,6 +405,8 @@ class TestAnyKind:
             (b"hello\n1,2", r"a:1: expected a folder .* got a file that starts with b'hello"),
             (b"<svg/>", r"a:1: expected .* got XML of <svg>"),
             (b"<!DOCTYPE dataset []><dataset/>", r"a:1: expected XML without a document type"),
+            ("image,nose_tip_x\na.png,1\n".encode("utf-16"), r"a:1: expected .* got text in UTF-16; save it as UTF-8"),
+            ("<svg/>".encode("utf-16"), r"a:1: expected .* got XML of <svg>"),
             (b"PK\x03\x04 and so on", r"a:1: expected .* got a zip archive, which must be unpacked first"),
             (b"# frame: corner\nnose_tip_x,nose_tip_y\n1,2\n", r"a:2: expected a column 'image'"),
             (b"file,nose_tip_x,nose_tip_y\na.png,1,2\n", r"a:1: .* got neither"),
