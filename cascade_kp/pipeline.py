@@ -40,6 +40,7 @@ __all__ = ["Candidates", "Pipeline"]
 _RETRY_ROLLS_DEG = tuple((-roll, roll) for roll in (24.0, 48.0, 72.0, 96.0, 120.0, 144.0, 168.0))
 _RETRY_MIN_SCORE = 0.9  # each further search brings false alarms of its own
 _RETRY_SIDE_PX = 384  # ... and time, which a picture without a face pays in full
+_UPRIGHT_DEG = 30.0  # up to here stage one, which sees more of the face, knows better how it is turned
 _SAME_FACE_IOU = 0.4
 _FOUND_AGAIN_MIN_SCORE = 0.9  # where a face was lost from sight there is, most of the time, something else
 _SEEN_SHARE = 0.2  # of a face's box that must lie in the picture for a look at it
@@ -476,7 +477,7 @@ class Pipeline:
         place = self._info.config.within_face
         if place is not None:
             found = np.concatenate([boxes_within(found[:, :4], rolls, place), found[:, 4:]], axis=1)
-        return found, rolls
+        return found, np.where(np.abs(rolls) < _UPRIGHT_DEG, np.float32(0), rolls)
 
     def _judge(
         self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32], min_score: float
