@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SingleShotDetector", "asset_path", "load_detector"]
 
-_SMALLEST_PX: Final = 12.0  # of a face that is found, in the picture that the network sees
+_SURE_PX: Final = 24.0  # a face of this size, in the picture that the network sees, is found most of the time
 _CELL_PX: Final = 32
 _SECOND: Final = 3.0  # a second look is at a picture so many times smaller: faces of any size are found by one of them
 _SECOND_FROM_PX: Final = 320
@@ -113,7 +113,7 @@ class SingleShotDetector:
         longest = max(picture.shape[:2])
         scale = min(1.0, self.max_side / longest)
         if self.min_face > 0:
-            scale = min(scale, _SMALLEST_PX / self.min_face)
+            scale = min(scale, _SURE_PX / self.min_face)
         picture = _shrunk(picture, scale)
         found = [self._turned(picture, angle) for angle in angles]
         rows = np.concatenate([boxes for boxes, _ in found])
