@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from benchmarks.made.collages import Collage
 
 FOLDERS = ("300w/helen/trainset", "300w/lfpw/trainset")
-SIDE, BATCH, STEPS, LR, EMA = 320, 32, 5000, 3e-3, 0.998
+SIDE, BATCH, STEPS, LR, EMA = 320, 32, 3500, 3e-3, 0.998
 _BOUNDS = (0.0, 40.0, 104.0, math.inf)  # sizes of faces told by each grid, px
 _SLACK = 1.25
 _RADIUS, _RING = 0.16, 0.42
