@@ -11,7 +11,8 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends make \
         $(python3 -c 'import ensurepip' 2> /dev/null || echo python3 python3-venv) \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"BASE: needs Python 3.11 or newer, has {v}")'
 RUN useradd --create-home cascade && mkdir /src /work /opt/venv && chown cascade /src /work /opt/venv
 USER cascade
 WORKDIR /src

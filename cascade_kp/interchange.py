@@ -14,6 +14,7 @@ What a format has no room for is lost, and said: menpo keeps points, edges and r
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,7 @@ __all__ = [
     "to_supervision",
 ]
 
+_log = logging.getLogger(__name__)
 _CENTRE = TO_CONTINUOUS["centre0"]
 # The radius that holds 68 % of isotropic normal errors, in their standard deviations.
 _SIGMA_IN_STD = float(np.sqrt(-2 * np.log(1 - 0.68)))
@@ -112,6 +114,8 @@ def from_coco(
 
     Labels to train or measure on are read by :func:`~cascade_kp.data.coco.read_coco`, which also finds the pictures.
     A bare list of results, as COCO's evaluation takes it, goes with its truth: ``truth | {"annotations": results}``.
+    Where truth has a visibility, predictions may have a score; 0 is no point in either. What has no labelled keypoints
+    is left out, with a warning.
 
     Args:
         source: The document, or the path of its JSON file.
@@ -125,25 +129,36 @@ def from_coco(
 
     Raises:
         DataError: The document is broken; the message says where.
-        InputError: The frame is unknown.
+        InputError: The frame is unknown, or a list came.
         SchemeError: The scheme is unknown.
     """
     known = as_scheme(scheme)
+    if isinstance(source, list):
+        raise InputError(
+            'source: expected a document, got a list; results go with their truth: truth | {"annotations": results}'
+        )
     if isinstance(source, Mapping):
         document = parse_coco(dict(source), known, "the document", frame=frame)
     else:
         document = parse_coco(load_coco(Path(source)), known, os.fspath(source), frame=frame)
     found: dict[str, list[Face]] = {picture.where: [] for picture in document.pictures.values()}
+    left_out = 0
     for number in range(len(document.annotations)):
         annotation = document.face(number)
-        if annotation is not None:
-            found[annotation.picture.where].append(_coco_face(annotation, known, is_ours=document.is_ours))
+        if annotation is None:
+            continue
+        if not annotation.has_points or np.isnan(annotation.points(scores=True)).all():
+            left_out += 1
+            continue
+        found[annotation.picture.where].append(_coco_face(annotation, known, is_ours=document.is_ours))
+    if left_out:
+        _log.warning("%s: left out %d annotations without labelled keypoints", document.source, left_out)
     return [(picture.name, found[picture.where]) for picture in document.pictures.values()]
 
 
 def _coco_face(annotation: Annotation, scheme: Scheme, *, is_ours: bool) -> Face:
     """One annotation as a face."""
-    points, box = annotation.points(), annotation.box()
+    points, box = annotation.points(scores=True), annotation.box()
     score, coarse = annotation.entry.get("score"), _by_keypoint(annotation, "coarse", 2)
     try:
         return _face(
@@ -427,8 +442,9 @@ def _checked(
         name = os.fspath(image)
         if isinstance(faces, CascadeError):
             raise InputError(f"{name}: expected its faces, got an error, to be left out before: {faces}") from faces
-        _check_schemes(faces, scheme, name)
-        yield name, faces
+        listed = list(faces)
+        _check_schemes(listed, scheme, name)
+        yield name, listed
 
 
 def _check_schemes(faces: Sequence[Face], scheme: Scheme, where: str) -> None:

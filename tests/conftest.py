@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,3 +40,30 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no research data at {folder} (set CASCADE_KP_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """onnxruntime-web: where CASCADE_KP_ORT says, or from npm, which is asked once."""
+    if named := os.environ.get("CASCADE_KP_ORT"):
+        return Path(named)
+    if shutil.which("npm") is None:
+        pytest.skip("no npm to get onnxruntime-web with (or set CASCADE_KP_ORT to its folder)")
+    folder = tmp_path_factory.mktemp("npm")
+    command = [
+        "npm",
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--prefix",
+        str(folder),
+        "onnxruntime-web",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm did not get onnxruntime-web within 120 s")
+    if done.returncode:
+        pytest.skip(f"npm could not get onnxruntime-web: {done.stderr[-200:]}")
+    return folder / "node_modules" / "onnxruntime-web"

@@ -155,7 +155,6 @@ def test_coco_of_others():
     assert (got.score, np.isnan(got.sigma).all()) == (1.0, True)
     np.testing.assert_array_equal(got.coarse, got.keypoints)
     results = [{"image_id": 7, "category_id": 1, "keypoints": [1, 2, 1, 0, 0, 0, 5, 6, 0.9], "score": 0.25}]
-    results[0]["keypoints"][8] = 1
     [(_, [got])] = from_coco(document | {"annotations": results}, case.SCHEME)
     assert got.score == 0.25
     np.testing.assert_array_equal(got.keypoints, [[1.5, 2.5], [np.nan, np.nan], [5.5, 6.5]])
@@ -165,8 +164,8 @@ def test_coco_of_others():
     ("change", "message"),
     [
         ({"keypoints": [1, 2]}, r"the document: annotations\[0\]: expected 9 numbers"),
-        ({"keypoints": None}, r"the document: annotations\[0\]: expected 9 numbers, .* got NoneType"),
-        ({"keypoints": [0] * 9}, r"annotations\[0\]: keypoints: expected at least one point that is not NaN"),
+        ({"keypoints": [1, 2, True] * 3}, r"annotations\[0\]: expected a visibility 0, 1 or 2 of keypoint 0, got True"),
+        ({"keypoints": [1, 2, "1"] * 3}, r"annotations\[0\]: expected a number, got '1'"),
         ({"score": "high"}, r"annotations\[0\]: expected a number, got 'high'"),
         ({"sigma": [1, 2]}, r"annotations\[0\]: sigma: expected shape \(3,\), got \(2,\)"),
         ({"sigma": [1, -2, None]}, r"annotations\[0\]: sigma: expected radii of at least 0 px, got -2"),
@@ -179,6 +178,26 @@ def test_coco_that_is_broken(change, message):
     document["annotations"][0] |= change
     with pytest.raises(DataError, match=message):
         from_coco(document, case.SCHEME)
+
+
+@pytest.mark.parametrize("change", [{"keypoints": None}, {"keypoints": [0] * 9}, {"iscrowd": 1}])
+def test_annotations_without_labels_are_left_out_and_told(change, caplog):
+    document = case.coco_data()
+    document["annotations"].append(document["annotations"][0] | {"id": 9} | change)
+    [(_, found)] = from_coco(document, case.SCHEME)
+    assert len(found) == 1
+    assert "left out 1 annotations" in caplog.text
+
+
+def test_faces_that_come_one_by_one_are_all_taken():
+    face = a_face()
+    assert len(to_coco([("a.jpg", iter([face, face]))], IBUG, sizes={"a.jpg": (200, 200)})["annotations"]) == 2
+    assert len(to_frame([("a.jpg", iter([face, face]))], IBUG)) == 2
+
+
+def test_a_bare_list_of_results_is_told_what_it_lacks():
+    with pytest.raises(InputError, match="expected a document, got a list; results go with their truth"):
+        from_coco([], IBUG)
 
 
 def test_coco_that_cannot_be_made():

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import select
 import socket
 import socketserver
 import sys
@@ -31,7 +32,7 @@ from cascade_kp.pipeline import Pipeline
 from cascade_kp.weights import available_models, model_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -46,7 +47,10 @@ DEFAULT_PORT = 7860
 MAX_BYTES = 50_000_000
 """Largest picture file that is taken."""
 
-_AT_ONCE = 4  # bodies that are read or decoded at a time; more requests wait for one of them
+_UPLOADS = 8  # bodies that are read at a time, so that they have a bound in memory; the next is told to come again
+_UPLOAD_S = 120.0  # for a whole body: who sends a byte now and then shall not keep others out
+_WAIT_S = 10.0
+_AT_ONCE = 4  # pictures that are decoded at a time; more wait for one of them
 _MAX_BOXES = 256
 _IDLE_S = 60.0
 _TYPES = {
@@ -107,6 +111,7 @@ class Demo:
         model: str,
         stage: Stage,
         boxes: list[list[float]] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> dict[str, Any]:
         """The faces of a picture.
 
@@ -116,6 +121,7 @@ class Demo:
             model: one of ``models``.
             stage: where to stop.
             boxes: (N, 4) xyxy px, faces to be taken as given; None to search.
+            wanted: asked when it is this picture's turn, whether anybody still waits for it.
 
         Returns:
             Plain values: ``width``, ``height``, ``model``, ``stage``, ``scheme``, ``faces`` and ``timing``, rows of
@@ -123,12 +129,13 @@ class Demo:
 
         Raises:
             CascadeError: what the library says to the picture, the boxes or the model.
+            ConnectionAbortedError: nobody waits for it.
         """
         began = time.perf_counter()
         image = decode_image(data, name)
         decoded = time.perf_counter()
         timing = [["decode", 1e3 * (decoded - began)]]
-        pipe, loaded, faces, spent = self._worker.submit(self._run, image, boxes, model, stage).result()
+        pipe, loaded, faces, spent = self._worker.submit(self._run, image, boxes, model, stage, wanted).result()
         timing += [["load the model, once", 1e3 * loaded]] if loaded else []
         rest = "regions" if stage == "regions" and pipe.info.config.regions else "rest"
         names = {"detect": "detect", "stage_one": "stage one", "regions": rest}
@@ -144,9 +151,11 @@ class Demo:
         }
 
     def _run(
-        self, image: NDArray[np.uint8], boxes: object, model: str, stage: Stage
+        self, image: NDArray[np.uint8], boxes: object, model: str, stage: Stage, wanted: Callable[[], bool]
     ) -> tuple[Pipeline, float, list[Face], dict[str, float]]:
         """A pipeline, the seconds that loading it took, its faces, and the seconds that its parts took."""
+        if not wanted():
+            raise ConnectionAbortedError
         began, known = time.perf_counter(), model in self._pipes
         pipe = self._pipe(model)
         loaded = 0.0 if known else time.perf_counter() - began
@@ -191,6 +200,7 @@ class DemoServer(ThreadingHTTPServer):
     ) -> None:
         self.demo, self.host, self.max_bytes = demo, host, max_bytes
         self.room = threading.BoundedSemaphore(_AT_ONCE)
+        self.uploads = threading.BoundedSemaphore(_UPLOADS)
         config = {"backend": "server", "models": [{"name": name} for name in demo.models], "limit": max_bytes}
         page, policy = index_html(config, _WHERE)
         self.policy = f"{policy}; frame-ancestors 'none'"
@@ -282,15 +292,18 @@ class _Handler(BaseHTTPRequestHandler):
             name = query.get("name", "the picture")
             asked = self._asked(query) if path == "/predict" else {}
             length = self._length()
-            with self.server.room:
-                data = self.rfile.read(length)
-                if len(data) < length:
-                    self._refuse(HTTPStatus.BAD_REQUEST, f"expected {length} bytes, got {len(data)}")
-                if path == "/predict":
-                    said = self.server.demo.predict(data, name, **asked)
-                    self._answer(json.dumps(said, allow_nan=False).encode(), "json")
-                else:
-                    self._answer(_png(decode_image(data, name)), "png")
+            if not self.server.uploads.acquire(timeout=_WAIT_S):
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many pictures at once; try again in a minute")
+            try:
+                data = self._body(length)
+                with self.server.room:
+                    if path == "/predict":
+                        said = self.server.demo.predict(data, name, wanted=self._waits, **asked)
+                        self._answer(json.dumps(said, allow_nan=False).encode(), "json")
+                    elif self._waits():
+                        self._answer(_png(decode_image(data, name)), "png")
+            finally:
+                self.server.uploads.release()
         except _RefusedError as refused:
             self._error(refused.status, str(refused))
         except CascadeError as error:
@@ -301,11 +314,34 @@ class _Handler(BaseHTTPRequestHandler):
             _log.exception("a picture that could not be answered")
             self._error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
 
+    def _body(self, length: int) -> bytes:
+        """All of what the visitor sends, within the time for it."""
+        parts, left, until = [], length, time.monotonic() + _UPLOAD_S
+        while left:
+            part = self.rfile.read1(min(left, 1 << 16))
+            if not part:
+                self._refuse(HTTPStatus.BAD_REQUEST, f"expected {length} bytes, got {length - left}")
+            if time.monotonic() > until:
+                text = f"expected {length} bytes within {_UPLOAD_S:.0f} s, got {length - left}"
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, text)
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def _waits(self) -> bool:
+        """Whether the visitor is still there, as far as the connection tells."""
+        try:
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            return not readable or bool(self.connection.recv(1, socket.MSG_PEEK))
+        except (OSError, ValueError):
+            return False
+
     def _guard(self) -> None:
         host = self.headers.get("Host", "")
         if not self.server.knows(host):
             self._refuse(
-                HTTPStatus.FORBIDDEN, f"Host: expected an address, localhost or {self.server.host}, got {host!r}"
+                HTTPStatus.FORBIDDEN,
+                f"Host: expected an address, localhost, {socket.gethostname()} or {self.server.host}, got {host!r}",
             )
         origin = self.headers.get("Origin")
         if origin is not None and origin.partition("://")[2] != host:

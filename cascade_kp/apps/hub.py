@@ -263,6 +263,8 @@ def _reason(error: Exception, endpoint: str, revision: str | None) -> str:
     got = _first_line(error)
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
+        if status == 404 and "xet-" in str(error):
+            return f"a hub that takes uploads by Xet, and {endpoint} does not; set HF_HUB_DISABLE_XET=1"
         return f"{allowed if status in (401, 403) else f'an answer of {endpoint}'}, got {status}: {got}"
     return f"to reach {endpoint}, got {type(error).__name__}: {got}"
 

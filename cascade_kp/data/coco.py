@@ -253,8 +253,11 @@ class Annotation:
         """Whether it is one face and lists its keypoints."""
         return bool(self.entry.get("keypoints")) and self.entry.get("iscrowd") != 1
 
-    def points(self) -> NDArray[np.float64]:
+    def points(self, *, scores: bool = False) -> NDArray[np.float64]:
         """(K, 2) px, continuous; NaN where the visibility is 0 or the category has no such point.
+
+        Args:
+            scores: The third number may also be a score, as in predictions.
 
         Raises:
             DataError: They are not x, y and visibility of the category's keypoints.
@@ -268,7 +271,9 @@ class Annotation:
         points = np.full((self.count, 2), np.nan)
         for i, index in enumerate(self.order):
             x, y, visibility = values[3 * i : 3 * i + 3]
-            if visibility not in (0, 1, 2) or isinstance(visibility, bool):
+            if scores and not isinstance(visibility, bool):
+                visibility = self.number(visibility)
+            elif visibility not in (0, 1, 2) or isinstance(visibility, bool):
                 raise DataError(f"{self.where}: expected a visibility 0, 1 or 2 of keypoint {i}, got {visibility!r}")
             if visibility:
                 points[index] = self.number(x), self.number(y)

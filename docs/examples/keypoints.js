@@ -12,7 +12,7 @@ const ort = require("onnxruntime-node");
 async function main([model, photo, ...numbers]) {
   // A binary PPM is RGB bytes behind a short header; for other files, a decoder such as sharp gives the same bytes.
   const file = readFileSync(photo);
-  const header = /^P6\s+(\d+)\s+(\d+)\s+255\s/.exec(file.toString("latin1", 0, 64));
+  const header = /^P6\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+255\s/.exec(file.toString("latin1", 0, 512));
   if (!header) throw new Error(`${photo}: expected a binary PPM of 8 bits`);
   const [width, height] = header.slice(1, 3).map(Number);
   const pixels = Uint8Array.from(file.subarray(header[0].length));

@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import socket
 import tempfile
 import threading
-from contextlib import contextmanager
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +19,7 @@ import pytest
 from browser_case import Opened, launched
 from PIL import Image
 
+from cascade_kp.apps import demo as demo_module
 from cascade_kp.apps.demo import DEFAULT_PORT, Demo, DemoServer
 from cascade_kp.apps.page import example_picture
 from cascade_kp.errors import InputError, ModelError
@@ -161,7 +165,7 @@ def test_another_name_for_this_computer_is_refused(server, portrait, host):
     for method, path, body in (("GET", "/", None), ("POST", "/predict", portrait.read_bytes())):
         status, said = error_of(ask(server, method, path, body, Host=host))
         assert status == 403
-        assert said.startswith("Host: expected an address, localhost or 127.0.0.1, got ")
+        assert said.startswith(f"Host: expected an address, localhost, {socket.gethostname()} or 127.0.0.1, got ")
 
 
 def test_requests_of_another_page_are_refused(server, portrait):
@@ -211,6 +215,64 @@ def test_a_visitor_who_leaves_in_the_middle_disturbs_nobody(server, portrait):
     connection.endheaders(b"half")
     connection.close()
     assert ask(server, "POST", "/predict", portrait.read_bytes())[0] == 200
+
+
+def test_uploads_that_stall_keep_nobody_out(server, portrait):
+    head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx"
+    with ExitStack() as stack:
+        for _ in range(5):  # more than are decoded at a time
+            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+            stalled.sendall(head)
+        assert ask(server, "POST", "/predict", portrait.read_bytes())[0] == 200
+
+
+def test_an_upload_has_an_end(server, monkeypatch):
+    monkeypatch.setattr(demo_module, "_UPLOAD_S", 0.2)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(5):
+            time.sleep(0.1)
+            slow.sendall(b"x")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_too_many_uploads_are_sent_away(demo, portrait, monkeypatch):
+    monkeypatch.setattr(demo_module, "_UPLOADS", 1)
+    monkeypatch.setattr(demo_module, "_WAIT_S", 0.1)
+    with serving(demo) as own, socket.create_connection(("127.0.0.1", own.server_port)) as stalled:
+        stalled.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx")
+        time.sleep(0.2)
+        assert error_of(ask(own, "POST", "/predict", portrait.read_bytes())) == (
+            503,
+            "too many pictures at once; try again in a minute",
+        )
+
+
+def test_nobody_waits_for_what_was_given_up(server, portrait, monkeypatch):
+    """Requests whose sender is gone are not worked on: one is, which holds the others up meanwhile."""
+    begun, go_on, sizes = threading.Event(), threading.Event(), []
+    timed = Pipeline.timed
+
+    def held(self, image, *args, **options):
+        sizes.append(image.shape[0])
+        begun.set()
+        assert go_on.wait(30)
+        return timed(self, image, *args, **options)
+
+    monkeypatch.setattr(Pipeline, "timed", held)
+    data = portrait.read_bytes()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, server, "POST", "/predict", data)
+        assert begun.wait(30)
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", server.server_port)) as gone:
+                head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n"
+                gone.sendall(head.encode() + data)
+        time.sleep(1.0)
+        go_on.set()
+        assert first.result()[0] == 200
+    assert ask(server, "POST", "/predict", data)[0] == 200
+    assert len(sizes) == 2
 
 
 def test_nothing_is_kept(server, portrait, tmp_path, monkeypatch, capfd):
@@ -396,6 +458,29 @@ def test_a_box_is_typed_or_dragged(shown, pipe, portrait):
     np.testing.assert_allclose(box, BOX, atol=1.0)
     (face,) = pipe(portrait, boxes=[box])
     assert shown.faces() == [face.to_dict()]
+
+
+def test_a_finger_draws_a_box_once_it_is_told_to(shown, portrait):
+    shown.open(portrait)
+    area = shown.page.locator("#canvas").bounding_box()
+    scale = area["width"] / 512
+    hand = shown.page.context.new_cdp_session(shown.page)
+
+    def swipe():
+        for kind, *place in (("touchStart", *BOX[:2]), ("touchMove", 220, 130), ("touchMove", *BOX[2:])):
+            x, y = (area[side] + value * scale for side, value in zip("xy", place, strict=True))
+            hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+        hand.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    swipe()  # this moves the page
+    assert shown.page.input_value("#boxes [name=x0]") == ""
+    shown.page.click("#draw")
+    area = shown.page.locator("#canvas").bounding_box()
+    swipe()
+    shown.settle()
+    box = [float(shown.page.input_value(f"#boxes [name={name}]")) for name in ("x0", "y0", "x1", "y1")]
+    np.testing.assert_allclose(box, BOX, atol=1.5)
+    assert shown.page.get_attribute("#draw", "aria-pressed") == "false"
 
 
 def test_a_picture_that_lies_on_its_side_is_seen_upright(shown, pipe, portrait, tmp_path):

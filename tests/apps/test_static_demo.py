@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
-import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,33 +21,6 @@ from cascade_kp.errors import InputError, ModelError
 from cascade_kp.pipeline import Pipeline
 
 MODEL = "ibug68-fast"  # the smallest
-
-
-@pytest.fixture(scope="session")
-def ort(tmp_path_factory):
-    """onnxruntime-web: where CASCADE_KP_ORT says, or from npm, which is asked once."""
-    if named := os.environ.get("CASCADE_KP_ORT"):
-        return Path(named)
-    if shutil.which("npm") is None:
-        pytest.skip("no npm to get onnxruntime-web with (or set CASCADE_KP_ORT to its folder)")
-    folder = tmp_path_factory.mktemp("npm")
-    command = [
-        "npm",
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--prefix",
-        str(folder),
-        "onnxruntime-web",
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm did not get onnxruntime-web within 120 s")
-    if done.returncode:
-        pytest.skip(f"npm could not get onnxruntime-web: {done.stderr[-200:]}")
-    return folder / "node_modules" / "onnxruntime-web"
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -29,7 +29,7 @@ export function draw(context, result, layers, hidden, scale) {
   const shown = (i) => !hidden.has(numbers[i]);
   context.save();
   context.lineCap = context.lineJoin = "round";
-  for (const face of result.faces) {
+  for (const [place, face] of result.faces.entries()) {
     const at = ([x, y]) => [x * scale, y * scale];
     const side = scale * Math.max(face.box[2] - face.box[0], face.box[3] - face.box[1]);
     const radius = Math.max(1.2, side / 85);
@@ -65,7 +65,7 @@ export function draw(context, result, layers, hidden, scale) {
         line([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]], colour(number), 1.3 * stroke, 0.9);
       });
     }
-    if (layers.edges && layers.points) {
+    if (layers.edges) {
       for (const [i, j] of scheme.edges) {
         if (!seen[i] || !seen[j]) continue;
         const style = numbers[i] === numbers[j] ? colour(numbers[i]) : OUTSIDE;
@@ -92,7 +92,7 @@ export function draw(context, result, layers, hidden, scale) {
     });
     if (layers.box) {
       const size = Math.max(11 * Math.min(1, side / 80), Math.min(side / 16, 22 * Math.max(1, side / 900)));
-      const text = face.score.toFixed(2);
+      const text = result.faces.length > 1 ? `${place + 1}: ${face.score.toFixed(2)}` : face.score.toFixed(2);
       context.font = `${size}px system-ui, sans-serif`;
       context.globalAlpha = 0.65;
       context.fillStyle = INK;

@@ -402,6 +402,13 @@ $("find").addEventListener("click", () => {
   look();
 });
 
+// A finger moves the page; once this is pressed, it draws the next box.
+function drawing(on) {
+  $("draw").setAttribute("aria-pressed", on);
+  canvas.classList.toggle("drawing", on);
+}
+$("draw").addEventListener("click", () => drawing($("draw").getAttribute("aria-pressed") !== "true"));
+
 function place(event) {
   const area = canvas.getBoundingClientRect();
   const [left, top, width] = view();
@@ -410,7 +417,8 @@ function place(event) {
 }
 let began = null;
 canvas.addEventListener("pointerdown", (event) => {
-  if (!picture || camera || event.button !== 0 || event.pointerType === "touch") return;
+  const moves = event.pointerType === "touch" && !canvas.classList.contains("drawing");
+  if (!picture || camera || event.button !== 0 || moves) return;
   began = place(event);
   canvas.setPointerCapture(event.pointerId);
 });
@@ -427,6 +435,7 @@ canvas.addEventListener("pointermove", (event) => {
 });
 function dropBox(done) {
   began = null;
+  drawing(false);
   if (!dragged) return;
   const box = dragged.map((value) => Math.round(10 * value) / 10);
   dragged = null;

@@ -125,10 +125,16 @@ async function answer({ bitmap, model, detector: given, boxes, near, runtime: fo
 }
 
 let turn = Promise.resolve(); // one picture after another: a session runs one at a time
+let newest = 0; // what was asked before it nobody waits for
 self.addEventListener("message", ({ data }) => {
   const say = (progress) => self.postMessage({ id: data.id, progress });
+  newest = data.id;
   turn = turn
-    .then(() => answer(data, say))
+    .then(() => {
+      if (data.id === newest) return answer(data, say);
+      data.bitmap.close();
+      throw new Error("another picture was asked for meanwhile");
+    })
     .then(
       (result) => self.postMessage({ id: data.id, answer: result }),
       (error) => self.postMessage({ id: data.id, error: error?.message ?? String(error) }),
