@@ -66,20 +66,24 @@ def turned(pipe: Pipeline) -> dict[str, object]:
     image = data.astronaut()
     upright = pipe(image)[0].keypoints
     unit = float(np.linalg.norm(upright[36] - upright[45])) * 0.8
-    errors = []
+    errors, others = [], 0
     rolls = range(15, 360, 15)
     for degrees in rolls:
         matrix = cv2.getRotationMatrix2D((256, 256), -degrees, 0.8)
         faces = pipe(np.asarray(cv2.warpAffine(image, matrix, (512, 512)), np.uint8))
         # The matrix counts from pixel centres, we from corners.
         wanted = (upright - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
-        if faces:
-            errors.append(float(np.linalg.norm(faces[0].keypoints - wanted, axis=1).mean()) / unit)
+        truth = np.concatenate([wanted.min(axis=0), wanted.max(axis=0)])[None]
+        overlap = [float(box_iou(face.box[None], truth)[0, 0]) for face in faces]
+        others += sum(value < 0.3 for value in overlap)
+        if overlap and max(overlap) >= 0.5:
+            face = faces[int(np.argmax(overlap))]
+            errors.append(float(np.linalg.norm(face.keypoints - wanted, axis=1).mean()) / unit)
     middle, worst = (float(np.median(errors)), max(errors)) if errors else (None, None)
-    print(f"astronaut: found at {len(errors)} of {len(rolls)} rolls")
+    print(f"astronaut: found at {len(errors)} of {len(rolls)} rolls, {others} other answers")
     if middle is not None and worst is not None:
         print(f"  points move by {100 * middle:.2f} % (median), {100 * worst:.2f} % (worst)")
-    return {"rolls": len(rolls), "found": len(errors), "moved_median": middle, "moved_worst": worst}
+    return {"rolls": len(rolls), "found": len(errors), "others": others, "moved_median": middle, "moved_worst": worst}
 
 
 def main() -> None:

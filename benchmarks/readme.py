@@ -261,7 +261,8 @@ def _faces(results: Results) -> str:
     if turned["moved_median"] is not None:
         moved = (
             f", where its points move by {percent(turned['moved_median'], 1)} % of the eye distance (median), "
-            f"{percent(turned['moved_worst'], 1)} % at worst"
+            f"{percent(turned['moved_worst'], 1)} % at worst; in these pictures there "
+            f"{'is' if turned['others'] == 1 else 'are'} {counted(turned['others'], 'other answer')}"
         )
     found, others = photos["found"] / photos["annotated"], photos["others"] / photos["pictures"]
     return paragraph(

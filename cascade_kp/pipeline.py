@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidates", "Pipeline"]
 
-# A step of 24 degrees, set by hand; where the detector finds nothing upright, near rolls are tried first.
-_RETRY_ROLLS_DEG = tuple((-roll, roll) for roll in (24.0, 48.0, 72.0, 96.0, 120.0, 144.0, 168.0))
+# Where the detector finds nothing. It sees faces of any roll, those near upright most surely.
+_RETRY_ROLLS_DEG = ((-90.0, 90.0), (180.0,), (-45.0, 45.0), (-135.0, 135.0))
 _RETRY_MIN_SCORE = 0.9  # each further search brings false alarms of its own
 _RETRY_SIDE_PX = 384  # ... and time, which a picture without a face pays in full
 _UPRIGHT_DEG = 30.0  # up to here stage one, which sees more of the face, knows better how it is turned
@@ -98,10 +98,10 @@ class _Search:
         lost[matches[matches >= 0]] = False
         return self.waited is None or self.waited >= self.every or bool(lost.any())
 
-    def turns(self) -> tuple[tuple[float, float], ...]:
+    def turns(self) -> tuple[tuple[float, ...], ...]:
         """Rolls at which to look for new faces, where none is found upright.
 
-        All of them take too long to be tried again and again: once there was a search, one pair a time.
+        All of them take too long to be tried again and again: once there was a search, some of them each time.
         """
         self.fruitless = 0 if len(self.tracks) else self.fruitless + 1
         if self.waited is None:
@@ -264,13 +264,15 @@ class Pipeline:
         Args:
             sources: pictures, as for a call; taken one after another by the thread that asks for results, and no more
                 than are needed to keep the workers busy. An array may be written over once the next one is asked for.
+                An error in place of a picture, as a ``VideoReader`` gives, is passed on in its place.
             batch_size: faces refined together, at least.
             workers: threads that decode and detect. None takes one for each usable core, but one in all for a detector
                 of the caller's own, which may not be made for more.
 
         Yields:
             For each picture in order its faces, or the error that it caused: a bad picture stops nothing. Where the
-            sources themselves raise, that is raised after the results of all that they gave before.
+            sources themselves raise, or a detector of the caller's own, that is raised after the results of all that
+            came before.
 
         Raises:
             InputError: the batch size or the number of workers is not positive, or a single picture came in place of
@@ -289,6 +291,8 @@ class Pipeline:
         yield from itertools.chain.from_iterable(in_order(self._flush, _batches(found, batch_size), 1, 1))
 
     def _found(self, source: object) -> Candidates | CascadeError:
+        if isinstance(source, CascadeError):
+            return source
         try:
             return self.find(source)
         except CascadeError as error:
@@ -431,7 +435,7 @@ class Pipeline:
         image: NDArray[np.uint8],
         detector: Detector,
         source: object,
-        turns: Sequence[tuple[float, float]],
+        turns: Sequence[tuple[float, ...]],
     ) -> Candidates:
         """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again.
 
@@ -439,7 +443,7 @@ class Pipeline:
             image: (H, W, 3) uint8 RGB.
             detector: the pipeline's.
             source: what messages call the picture.
-            turns: rolls to try, degrees, one pair after the other; the embedded detector's only.
+            turns: rolls to try, degrees, some after the others; the embedded detector's only.
         """
         if not isinstance(detector, _Ours):
             shown = image.view()
@@ -625,7 +629,8 @@ def _some(points: Points, indices: NDArray[np.intp]) -> Points:
 
 
 def _check_several(method: str, sources: object) -> None:
-    if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
+    one = isinstance(sources, (str, bytes, os.PathLike)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
+    if one or not isinstance(sources, Iterable):
         what = images.describe(sources)
         raise InputError(f"{method}: expected an iterable of pictures, such as [image], got {what}")
 

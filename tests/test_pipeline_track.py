@@ -169,8 +169,7 @@ def test_rolled_faces_are_followed_at_their_roll(pipe, astronaut, searches):
     turned = np.ascontiguousarray(np.rot90(astronaut))
     results = list(pipe.track(slides(turned, [(0.0, 2.0 * i) for i in range(6)]), detect_every=100))
     assert ids(results) == [[0]] * 6
-    assert sum(angles is None for angles in searches) == 1
-    assert len(searches) > 1  # only the first frame was turned
+    assert searches == [None]  # found as it lies, in the first frame
     eyes = results[-1][0].keypoints[[36, 45]]
     assert abs(eyes[0, 1] - eyes[1, 1]) > abs(eyes[0, 0] - eyes[1, 0])
 
@@ -181,7 +180,7 @@ def test_empty_frames_are_not_turned_all_the_way_each_time(pipe, empty, searches
     turned = [angles for angles in searches if angles is not None]
     pairs = module._RETRY_ROLLS_DEG
     assert turned[: len(pairs)] == list(pairs)
-    assert len(turned) == len(pairs) + 2  # one pair for each of the two later searches
+    assert len(turned) == len(pairs) + 2  # one for each of the two later searches
     assert turned[-1] != turned[-2]
 
 

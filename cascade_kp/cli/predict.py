@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
         stage=args.stage,
         device=args.device,
         backend=args.backend,
-        threads=args.threads,
+        threads=args.threads or (1 if len(paths) > 1 else None),  # of several pictures each core has its own
         min_score=args.min_score,
     )
     failed = 0
