@@ -194,7 +194,7 @@ def train(data: Path, work: Path, steps: int) -> SingleShotNet:
         parts = loss(net(pixels), batch, centres, strides)
         total = torch.stack(list(parts.values())).sum()
         optim.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optim.step()
         step += 1

@@ -121,9 +121,8 @@ def _conv(graph: Graph, x: Value, conv: nn.Conv2d) -> Value:
     inputs = [x, graph.constant(conv.weight)]
     if conv.bias is not None:
         inputs.append(graph.constant(conv.bias))
-    pad = [int(p) for p in conv.padding] * 2
-    sides = {"strides": list(conv.stride), "pads": pad, "kernel_shape": list(conv.kernel_size)}
-    return graph.node("Conv", *inputs, group=conv.groups, **sides)
+    pads, kernel = [int(p) for p in conv.padding] * 2, list(conv.kernel_size)
+    return graph.node("Conv", *inputs, group=conv.groups, strides=list(conv.stride), pads=pads, kernel_shape=kernel)
 
 
 def _doubled(graph: Graph, x: Value) -> Value:
