@@ -35,7 +35,7 @@ PARTS = ("decode", "search", "judge", "crop", "refine")
 
 def pictures(folders: Sequence[Path], count: int) -> list[str]:
     """Files of pictures, evenly drawn from those in the folders."""
-    found = sorted(str(path) for folder in folders for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    found = sorted(str(path) for folder in folders for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not found:
         raise SystemExit(f"expected folders with pictures, found none in {', '.join(map(str, folders))}")
     return found[:: max(1, len(found) // count)][:count]
