@@ -255,8 +255,8 @@ class VideoWriter:
 
 def _known_rate(fps: float) -> float:
     """The nearest rate that MPEG-4 can tell: it counts time in parts of a second, 65,535 at most."""
-    decimals = 3 if fps < 65 else 2 if fps < 650 else 1  # noqa: PLR2004
-    return max(round(fps, decimals), 0.001)
+    decimals = 3 if fps < 65 else 2 if fps < 650 else 1
+    return max(round(fps, decimals), 0.002)
 
 
 def _opened(name: str) -> cv2.VideoCapture:
