@@ -642,12 +642,12 @@ def _rate(value: object) -> float:
     return float(value)
 
 
-def _seconds(value: object, number: int) -> float:
+def _seconds(value: Any, number: int) -> float:
     """When a frame is shown, proven."""
     seconds = math.nan
     if not isinstance(value, str | bytes):
         with suppress(TypeError, ValueError, OverflowError):
-            seconds = float(value)  # type: ignore[arg-type] (what cannot be one is told below)
+            seconds = float(value)
     if not math.isfinite(seconds):
         raise InputError(f"times: expected finite seconds, got {value!r} for frame {number}")
     return seconds
