@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -642,10 +642,10 @@ def _rate(value: object) -> float:
     return float(value)
 
 
-def _seconds(value: Any, number: int) -> float:
+def _seconds(value: object, number: int) -> float:
     """When a frame is shown, proven."""
     seconds = math.nan
-    if not isinstance(value, str | bytes):
+    if isinstance(value, SupportsFloat):  # text does not
         with suppress(TypeError, ValueError, OverflowError):
             seconds = float(value)
     if not math.isfinite(seconds):
