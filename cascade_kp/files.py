@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cascade_kp.errors import InputError
 
-if TYPE_CHECKING:
-    import os
-
-__all__ = ["GrowingFile", "temporary_beside", "write_file"]
+__all__ = ["GrowingFile", "behind_links", "is_special", "temporary_beside", "write_file"]
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file, whole or not at all; one that exists is replaced.
+    """Write a file, whole or not at all; one that exists is replaced. Into a device or a pipe it is written as it is.
 
     Args:
-        path: The file.
+        path: The file; a link stays one, and what it leads to is written.
         content: Text, which becomes UTF-8, or bytes.
 
     Raises:
         InputError: The folder does not exist, or the file cannot be written.
     """
-    target = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    target = behind_links(path)
     temporary = temporary_beside(target)
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(target)
+        if is_special(path):
+            Path(path).write_bytes(data)
+        else:
+            temporary.write_bytes(data)
+            temporary.replace(target)
     except OSError as error:
-        raise InputError(f"{target}: expected a file that can be written, got {error.strerror or error}") from error
+        raise InputError(f"{path}: expected a file that can be written, got {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed
             temporary.unlink(missing_ok=True)
+
+
+def behind_links(path: str | os.PathLike[str]) -> Path:
+    """The file that a path leads to: what is moved to the place of a link would put an end to the link."""
+    return Path(os.path.realpath(path))
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there that is no regular file, such as a device or a pipe, whose place no file may take."""
+    try:
+        # Asked of the path as it was given: what /dev/stdout leads to has no path of its own where it is a pipe.
+        return not stat.S_ISREG(Path(path).stat().st_mode)
+    except OSError:
+        return False
 
 
 def temporary_beside(path: Path, suffix: str = ".tmp") -> Path:
@@ -45,10 +61,11 @@ def temporary_beside(path: Path, suffix: str = ".tmp") -> Path:
 class GrowingFile:
     """A text file that is written piece by piece, and appears under its name when it is closed.
 
-    Each piece is in it whole or not at all: when the disk is full, the file ends with the last piece that fitted.
+    Each piece is in it whole or not at all: when the disk is full, the file ends with the last piece that fitted. Into
+    a device or a pipe the pieces are written at once.
 
     Args:
-        path: The file; one that exists is replaced, at the end.
+        path: The file; one that exists is replaced, at the end. A link stays one, and what it leads to is replaced.
 
     Raises:
         InputError: The folder does not exist, or cannot be written to.
@@ -56,12 +73,13 @@ class GrowingFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._temporary = temporary_beside(self.path)
+        self._target = behind_links(path)
+        self._temporary = None if is_special(path) else temporary_beside(self._target)
         self._size = 0
         if self.path.is_dir():
             raise InputError(f"{path}: expected a file to write, got a folder")
         try:
-            self._file = self._temporary.open("wb", buffering=0)
+            self._file = (self._temporary or self.path).open("wb", buffering=0)
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -72,14 +90,16 @@ class GrowingFile:
             InputError: It cannot be written; nothing of it is in the file.
         """
         rest = memoryview(text.encode())
+        size = self._size + len(rest)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            self._file.truncate(self._size)
-            self._file.seek(self._size)
+            if self._temporary is not None:
+                self._file.truncate(self._size)
+                self._file.seek(self._size)
             raise self._refusal(error) from error
-        self._size = self._file.tell()
+        self._size = size
 
     def close(self) -> None:
         """Give the file its name.
@@ -91,13 +111,16 @@ class GrowingFile:
             return
         try:
             with self._file:
-                self._file.truncate(self._size)  # a piece may have been interrupted
-            self._temporary.replace(self.path)
+                if self._temporary is not None:
+                    self._file.truncate(self._size)  # a piece may have been interrupted
+            if self._temporary is not None:
+                self._temporary.replace(self._target)
         except OSError as error:
             raise self._refusal(error) from error
         finally:
-            with contextlib.suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
+            if self._temporary is not None:
+                with contextlib.suppress(OSError):
+                    self._temporary.unlink(missing_ok=True)
 
     def _refusal(self, error: OSError) -> InputError:
         return InputError(f"{self.path}: expected a file that can be written, got {error.strerror or error}")

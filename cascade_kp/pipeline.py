@@ -7,8 +7,9 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -349,11 +350,10 @@ class Pipeline:
         search = _Search(Tracks(len(self.scheme), smooth=smooth), detect_every)
         for number, frame in enumerate(frames):
             try:
-                search.time_s = float(next(times))
+                time_s = next(times)
             except StopIteration:
                 raise InputError(f"times: expected one for each frame, got {number}") from None
-            if not math.isfinite(search.time_s):
-                raise InputError(f"times: expected finite seconds, got {search.time_s} for frame {number}")
+            search.time_s = _seconds(time_s, number)
             if search.waited is not None:
                 search.waited += 1
             result: list[Face] | CascadeError
@@ -645,6 +645,17 @@ def _rate(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0.0 < value < math.inf:
         raise InputError(f"fps: expected a positive number, got {value!r}")
     return float(value)
+
+
+def _seconds(value: object, number: int) -> float:
+    """When a frame is shown, proven."""
+    seconds = math.nan
+    if isinstance(value, SupportsFloat):  # text does not
+        with suppress(TypeError, ValueError, OverflowError):
+            seconds = float(value)
+    if not math.isfinite(seconds):
+        raise InputError(f"times: expected finite seconds, got {value!r} for frame {number}")
+    return seconds
 
 
 def _checked(boxes: object, image: NDArray[np.uint8], source: object, origin: str = "") -> NDArray[np.float32]:

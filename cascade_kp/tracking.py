@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["OneEuro", "SteadyFace", "Tracked", "Tracks", "face_size"]
 
 # Of the two filters of a face: cutoff at rest in Hz, Hz more for each face size a second, cutoff of the speed in Hz.
-# Chosen on the clips of `python -m benchmarks.tracking --choose`.
+# Chosen on the clips of `python -m benchmarks.tracking --choose`, 30 frames a second.
 _POSE = (1.0, 120.0, 3.0)
 _SHAPE = (0.5, 35.0, 2.0)
+# More frames a second are more looks at the same movement, of which each needs less of the others' help: all three
+# grow with the rate, to this power. Half way between equal seconds and equal frames of lag, a still face stays so at
+# 60 and 120 frames a second, and the lag below one frame; see tests/test_tracking.py.
+_SETTINGS_S, _QUICKER, _QUICKEST_S = 1 / 30, 0.7, 1 / 240
 
 _SHORTEST_S = 1e-3  # between frames whose times are the same
 _VELOCITY_HZ = 5.0  # of the low-pass on a face's velocity: it is quicker than heads turn, and slower than jitter
@@ -54,13 +58,16 @@ class OneEuro:
         self._velocity: FloatArray | None = None
         self._value: FloatArray | None = None
 
-    def __call__(self, values: FloatArray, seconds: float, unit: FloatArray | float = 1.0) -> FloatArray:
+    def __call__(
+        self, values: FloatArray, seconds: float, unit: FloatArray | float = 1.0, quicker: float = 1.0
+    ) -> FloatArray:
         """Filter the next values.
 
         Args:
             values: (N, D) N vectors, each of which is filtered as a whole.
             seconds: since the values before.
             unit: (D,) or one number, what speed is measured in.
+            quicker: all three settings times this.
 
         Returns:
             (N, D) the filtered values; the first come back as they are.
@@ -68,7 +75,7 @@ class OneEuro:
         if self._raw is None or self._velocity is None or self._value is None:
             self._raw, self._velocity, self._value = values, np.zeros_like(values), values
             return values
-        cutoff_hz, slope, speed_hz = self._settings
+        cutoff_hz, slope, speed_hz = (quicker * setting for setting in self._settings)
         velocity = (values - self._raw) / (unit * np.full(values.shape[1], seconds))
         self._velocity = self._velocity + _share(speed_hz, seconds) * (velocity - self._velocity)
         speed = np.linalg.norm(self._velocity, axis=1, keepdims=True)
@@ -104,6 +111,7 @@ class SteadyFace:
         Returns:
             (K, 2) px.
         """
+        quicker = max(1.0, _SETTINGS_S / max(seconds, _QUICKEST_S)) ** _QUICKER
         middle = points.mean(axis=0)
         seen = _complex(points - middle)
         if self._last is None:
@@ -115,9 +123,9 @@ class SteadyFace:
         self._roll += math.remainder(cmath.phase(laid) - self._roll, 2 * math.pi)
         pose = np.array([[*middle, math.log(size), self._roll]])
         # What growing and turning move lies half a size from the middle.
-        x, y, log_size, roll = self._pose(pose, seconds, np.array([size, size, 2.0, 2.0]))[0]
+        x, y, log_size, roll = self._pose(pose, seconds, np.array([size, size, 2.0, 2.0]), quicker)[0]
         turn = size * np.exp(1j * self._roll)
-        self._last = _complex(self._shape(_real(seen / turn), seconds))
+        self._last = _complex(self._shape(_real(seen / turn), seconds, quicker=quicker))
         steady = self._last * np.exp(log_size + 1j * roll) + (x + 1j * y)
         return _real(steady)
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from cascade_kp.errors import ImageError, InputError
-from cascade_kp.files import temporary_beside
+from cascade_kp.files import behind_links, is_special, temporary_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,27 +143,31 @@ class VideoWriter:
     the disk any more is refused while there is still room for the file's index.
 
     Args:
-        path: ends in ``.mp4``; a file that exists is replaced, once the new one is whole.
-        fps: frames a second.
+        path: ends in ``.mp4``; a file that exists is replaced, once the new one is whole. A link stays one, and what it
+            leads to is replaced.
+        fps: frames a second; rounded as far as MPEG-4 asks for, which is to 3 decimals below 65, 2 below 650, then 1.
 
     Attributes:
         path: the file.
         written: frames in it.
 
     Raises:
-        InputError: another extension, or there is no folder to write it into.
+        InputError: another extension, there is no folder to write it into, or something there that is no file.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
         self.path, self.written = Path(path), 0
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"{path}: expected a name that ends in .mp4, got {self.path.suffix or 'none'!r}")
-        if not self.path.parent.is_dir():
-            raise InputError(f"{path}: expected a folder to write it into, got {self.path.parent}, which is none")
+        self._target = behind_links(path)
+        if not self._target.parent.is_dir():
+            raise InputError(f"{path}: expected a folder to write it into, got {self._target.parent}, which is none")
         if self.path.is_dir():
             raise InputError(f"{path}: expected a file to write, got a folder")
-        self._fps = fps
-        self._temporary = temporary_beside(self.path, ".mp4")
+        if is_special(path):  # an MP4's index needs a file in which one can go back
+            raise InputError(f"{path}: expected a file to write, got a device or a pipe")
+        self._fps = _known_rate(fps)
+        self._temporary = temporary_beside(self._target, ".mp4")
         self._size = 0, 0  # (w, h) of the file, even
         self._writer: cv2.VideoWriter | None = None
 
@@ -220,7 +224,7 @@ class VideoWriter:
                     f"{self.path}: expected {self.written:,} frames in it, got {kept:,}; is the disk full?"
                 )
             try:
-                self._temporary.replace(self.path)
+                self._temporary.replace(self._target)
             except OSError as error:
                 raise InputError(f"{self.path}: expected a file that can be written, got {error.strerror}") from error
         finally:
@@ -247,6 +251,12 @@ class VideoWriter:
             raise InputError(
                 f"{self.path}: expected room for the next frame, got a disk that is full ({room / 1e6:.1f} MB left)"
             )
+
+
+def _known_rate(fps: float) -> float:
+    """The nearest rate that MPEG-4 can tell: it counts time in parts of a second, 65,535 at most."""
+    decimals = 3 if fps < 65 else 2 if fps < 650 else 1
+    return max(round(fps, decimals), 0.002)
 
 
 def _opened(name: str) -> cv2.VideoCapture:

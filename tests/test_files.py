@@ -1,14 +1,18 @@
-"""Files that grow: whole under their name when closed, and what fitted of them when the disk is full."""
+"""Files written whole, and those that grow; what fits when the disk is full; links and pipes stay what they are."""
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from cascade_kp.errors import InputError
-from cascade_kp.files import GrowingFile
+from cascade_kp.files import GrowingFile, write_file
 
 
 def names(folder):
@@ -69,3 +73,70 @@ def test_a_piece_that_was_interrupted_is_left_out(tmp_path):
     file._file.write(b"ha")  # as far as it came when Ctrl-C was pressed
     file.close()
     assert (tmp_path / "a.csv").read_text() == "whole\n"
+
+
+def at_once(path, text):
+    write_file(path, text)
+
+
+def in_pieces(path, text):
+    file = GrowingFile(path)
+    for letter in text:
+        file.write(letter)
+    file.close()
+
+
+@pytest.mark.parametrize("write", [at_once, in_pieces])
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path, write):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.csv").write_text("before")
+    (tmp_path / "link.csv").symlink_to("folder/a.csv")
+    (tmp_path / "twice.csv").symlink_to("link.csv")
+    (tmp_path / "new.csv").symlink_to("folder/new.csv")  # to what is not there yet
+    for name in ("twice.csv", "new.csv"):
+        write(tmp_path / name, "after")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "link.csv").is_symlink()
+    assert [(tmp_path / "folder" / name).read_text() for name in ("a.csv", "new.csv")] == ["after", "after"]
+    assert names(tmp_path / "folder") == ["a.csv", "new.csv"]
+    assert names(tmp_path) == ["folder", "link.csv", "new.csv", "twice.csv"]
+
+
+@pytest.mark.parametrize("write", [at_once, in_pieces])
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_pipe_is_written_into_and_stays(tmp_path, write, name):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes here")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    came = []
+    reader = threading.Thread(target=lambda: came.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    write(tmp_path / name, "a row\n")
+    reader.join(timeout=20)
+    assert came == ["a row\n"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["link", "pipe"]
+
+
+def test_a_pipe_whose_reader_left_is_told(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes here")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    file = GrowingFile(tmp_path / "pipe")
+    file.write("one\n")
+    os.close(reader)
+    with pytest.raises(InputError, match="pipe: expected a file that can be written, got Broken pipe"):
+        file.write("two\n")
+    file.close()
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_standard_output_is_written_into_also_where_it_is_a_pipe(tmp_path):
+    if not Path("/dev/stdout").exists():
+        pytest.skip("there is no /dev/stdout here")
+    code = "from cascade_kp.files import write_file; write_file('/dev/stdout', 'a row')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("a row", "")

@@ -218,7 +218,14 @@ def test_times_are_taken_in_step_and_lazily(pipe, astronaut):
 
 
 @pytest.mark.parametrize(
-    ("times", "message"), [([0.0], "expected one for each frame, got 1"), ([0.0, np.nan], "finite")]
+    ("times", "message"),
+    [
+        ([0.0], "expected one for each frame, got 1"),
+        ([0.0, np.nan], "times: expected finite seconds, got nan for frame 1"),
+        ([0, None], "times: expected finite seconds, got None for frame 1"),
+        ([0, "1"], "times: expected finite seconds, got '1' for frame 1"),
+        ([0.0, 10**400], "times: expected finite seconds, got 10+ for frame 1"),
+    ],
 )
 def test_times_that_are_missing_are_told(pipe, astronaut, times, message):
     results = pipe.track([astronaut] * 2, times=times)

@@ -89,6 +89,31 @@ def test_a_face_that_moves_is_not_dragged_behind(way):
     assert abs(lag(truth, steadied(raw))) < 0.5
 
 
+MOUTH = [7, 8, 9, 56, 57, 58, 65, 66, 67]
+
+
+def pan(seconds):
+    return np.array([at(100 + 0.05 * face_size(FACE) * t, 200) for t in seconds])  # 0.05 face sizes a second
+
+
+def mouth(seconds):
+    frames = np.array([at(300, 200)] * len(seconds))
+    opened = 0.06 * face_size(FACE) * (1 - np.cos(4 * math.pi * seconds)) / 2  # by 6 % of the face, twice a second
+    frames[:, MOUTH, 1] += opened[:, None]
+    return frames
+
+
+@pytest.mark.parametrize("fps", [30, 60, 120])
+@pytest.mark.parametrize(("way", "which"), [(pan, slice(None)), (mouth, MOUTH)])
+def test_at_every_rate_the_lag_is_below_a_frame_and_what_rests_is_still(fps, way, which):
+    truth = way(np.arange(3 * fps) / fps)
+    noise = np.random.default_rng(0).normal(0, 0.002 * face_size(FACE), truth.shape)
+    shown = steadied(truth + noise, fps)
+    assert 0 < lag(truth[:, which], shown[:, which]) < 1
+    rests = at(300, 200) + noise
+    assert jitter(rests[15:]) > 3 * jitter(steadied(rests, fps)[15:])
+
+
 def test_points_are_held_still_within_a_face_that_moves():
     rng = np.random.default_rng(0)
     truth = np.array([at(100 + 4 * i, 200) for i in range(90)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -158,6 +159,20 @@ def test_what_cannot_be_written_is_refused_at_once(name, message, tmp_path):
         VideoWriter(tmp_path / name, 30.0)
 
 
+@pytest.mark.parametrize(
+    ("fps", "kept"),
+    [(237.123, 237.12), (999.99, 1000.0), (29.97003, 29.97), (64.9999, 65.0), (649.996, 650.0), (1e-5, 0.002)],
+)
+def test_a_rate_finer_than_mpeg_4_can_tell_is_rounded(tmp_path, fps, kept):
+    with VideoWriter(tmp_path / "a.mp4", fps) as writer:
+        for frame in colours(3):
+            writer.write(frame)
+    capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(kept, rel=1e-6)
+    capture.release()
+    assert len(read(tmp_path / "a.mp4")[0]) == 3
+
+
 def test_a_rate_that_mpeg_4_does_not_know_is_refused(tmp_path, capfd):
     with (
         VideoWriter(tmp_path / "a.mp4", 90_000.0) as writer,
@@ -175,6 +190,28 @@ def test_the_file_appears_when_it_is_whole(tmp_path):
         assert (tmp_path / "a.mp4").read_bytes() == b"before"
     assert len(read(tmp_path / "a.mp4")[0]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path):
+    (tmp_path / "folder").mkdir()
+    put(tmp_path / "folder" / "a.mp4", b"before")
+    (tmp_path / "link.mp4").symlink_to("folder/a.mp4")
+    with VideoWriter(tmp_path / "link.mp4", 30.0) as writer:
+        writer.write(colours(1)[0])
+    assert (tmp_path / "link.mp4").is_symlink()
+    assert len(read(tmp_path / "folder" / "a.mp4")[0]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link.mp4"]
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "link.mp4"])
+def test_a_pipe_is_refused_and_stays(name, tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes here")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to("pipe.mp4")
+    with pytest.raises(InputError, match=f"{name}: expected a file to write, got a device or a pipe"):
+        VideoWriter(tmp_path / name, 30.0)
+    assert (tmp_path / "pipe.mp4").is_fifo()
 
 
 def test_without_a_frame_there_is_no_file(tmp_path):

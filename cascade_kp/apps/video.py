@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -15,7 +16,6 @@ from cascade_kp.files import GrowingFile
 from cascade_kp.video import VideoWriter
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     import numpy as np
@@ -83,6 +83,8 @@ def follow_video(
     """
     if limit is not None and limit < 1:
         raise InputError(f"frames: expected a positive number, got {limit}")
+    if out is not None and csv is not None and os.path.realpath(out) == os.path.realpath(csv):
+        raise InputError(f"csv: expected another file than that of the video, got {os.fspath(csv)} for both")
     shown = _Shown(video, limit)
     times = (video.time_s for _ in itertools.count())
     results = pipe.track(shown, times=times, detect_every=detect_every, smooth=smooth)

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given[0] not in _COMMANDS:
         print(f"cascade-kp: expected a command ({', '.join(_COMMANDS)}), got {given[0]!r}", file=sys.stderr)
         return 2
-    return _run(given[0], given[1:])
+    return _flushed(_run(given[0], given[1:]))
 
 
 def _run(command: str, arguments: list[str]) -> int:
@@ -86,3 +86,19 @@ def _run(command: str, arguments: list[str]) -> int:
         if str(stopped):
             print(f"cascade-kp: {stopped}; the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once what was printed is out: what is not, Python itself answers with a code of its own."""
+    if sys.stdout is None:  # as a program without a terminal on Windows
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest goes nowhere
+        if isinstance(error, BrokenPipeError):
+            return code or 1
+        if not code:  # else it was told
+            print(f"cascade-kp: stdout: expected to write the results, got {error.strerror or error}", file=sys.stderr)
+        return code or 2
+    return code

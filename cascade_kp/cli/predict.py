@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
@@ -16,7 +16,7 @@ import tyro
 from cascade_kp.errors import CascadeError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -84,14 +84,15 @@ def main(arguments: list[str]) -> int:
         threads=args.threads or (1 if len(paths) > 1 else None),  # of several pictures each core has its own
         min_score=args.min_score,
     )
-    failed = 0
+    failed, done = 0, 0
     with ExitStack() as stack:
-        sink = sys.stdout
+        stack.enter_context(_told(lambda: f"{done:,} of {len(paths):,} inputs were done"))
+        sink, where = sys.stdout, "stdout"
         if args.out is not None and args.format in ("json", "csv"):  # the others are written whole
-            sink = stack.enter_context(_open(args.out))
+            sink, where = stack.enter_context(_opened(args.out)), str(args.out)
         # None: tqdm itself hides the bar where stderr is no terminal.
         bar = stack.enter_context(tqdm(total=len(paths), unit="image", disable=len(paths) < 2 or None))
-        output = _Output(args, sink)
+        output = _Output(args, sink, where)
         output.begin(pipe.scheme)
         for path, name, (result, image) in zip(paths, names, _results(pipe, paths, args), strict=True):
             error = result if isinstance(result, CascadeError) else None
@@ -105,6 +106,7 @@ def main(arguments: list[str]) -> int:
             if error is not None:
                 failed += 1
                 bar.write(f"cascade-kp: {_named(path, error)}", file=sys.stderr)
+            done += 1
             bar.update()
         output.end(pipe.scheme)
     if failed and len(paths) > 1:
@@ -215,11 +217,37 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: expected a folder that can be written to: {error}") from error
 
 
-def _open(path: Path) -> TextIO:
+class _Unwritable(Exception):  # noqa: N818 (of this file; it becomes an error once it is known how far it came)
+    """Results have nowhere to go any more, as on a full disk: not one picture's failure but the end."""
+
+    def __init__(self, where: str, error: OSError) -> None:
+        super().__init__(f"{where}: expected to write the results, got {error.strerror or error}")
+
+
+@contextmanager
+def _told(done: Callable[[], str]) -> Iterator[None]:
     try:
-        return path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
+        yield
+    except _Unwritable as error:
+        raise InputError(f"{error}; {done()}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
     except OSError as error:
         raise InputError(f"{path}: expected a file that can be written: {error}") from error
+    try:
+        yield file
+    except BaseException:
+        with suppress(OSError):  # the line that did not fit would be tried again, and the reason be lost
+            file.close()
+        raise
+    try:
+        file.close()
+    except OSError as error:
+        raise _Unwritable(str(path), error) from error
 
 
 @dataclass
@@ -228,6 +256,7 @@ class _Output:
 
     args: Predict
     sink: TextIO
+    where: str  # what messages call it
     written: set[Path] = field(default_factory=set)
     found: dict[str, list[Face]] = field(default_factory=dict)  # by the pictures' names in the document
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -237,17 +266,17 @@ class _Output:
         from cascade_kp import formats
 
         if self.args.format == "csv":
-            print(formats.csv_line(formats.csv_header(scheme.keypoints)), file=self.sink)
+            self._print(formats.csv_line(formats.csv_header(scheme.keypoints)))
 
     def write(self, path: str, name: str, faces: list[Face], image: NDArray[np.uint8] | None) -> None:
         """Print the faces, or write their files, and draw them where the picture is given."""
         from cascade_kp import formats
 
         if self.args.format == "json":
-            print(formats.json_line(path, [face.to_dict() for face in faces]), file=self.sink, flush=True)
+            self._print(formats.json_line(path, [face.to_dict() for face in faces]))
         elif self.args.format == "csv":
             for row in formats.csv_rows(path, [face.to_dict() for face in faces]):
-                print(formats.csv_line(row), file=self.sink, flush=True)
+                self._print(formats.csv_line(row))
         elif self.args.format == "coco":
             self._keep(path, faces, image)
         else:
@@ -255,7 +284,7 @@ class _Output:
                 target = self._unused((self.args.out or Path()) / (name if len(faces) == 1 else f"{name}_{i + 1}"))
                 _make_folder(target.parent)
                 face.save_pts(target)
-                print(target, file=self.sink, flush=True)
+                self._print(str(target))
         if image is not None and self.args.draw is not None:
             from cascade_kp.draw import draw_faces, save_image
 
@@ -272,9 +301,17 @@ class _Output:
             return
         text = json.dumps(to_coco(self.found.items(), scheme, sizes=self.sizes), allow_nan=False)
         if self.args.out is None:
-            print(text, file=self.sink, flush=True)
+            self._print(text)
         else:
             write_file(self.args.out, text + "\n")
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, file=self.sink, flush=True)
+        except BrokenPipeError:  # the reader left: nobody waits for the rest
+            raise
+        except OSError as error:
+            raise _Unwritable(self.where, error) from error
 
     def _keep(self, path: str, faces: list[Face], image: NDArray[np.uint8] | None) -> None:
         from cascade_kp.data.gathering import relative_picture

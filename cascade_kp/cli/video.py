@@ -90,15 +90,21 @@ def main(arguments: list[str]) -> int:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """`kill` and `docker stop` end it as Ctrl-C does: with the files finished."""
+    """`kill`, `docker stop` and a terminal that is closed end it as Ctrl-C does: with the files finished."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread has a say in signals
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no terminal that hangs up
+        number = getattr(signal, name, None)
+        # What is to be ignored, as after nohup, stays so; None is a handler that we could not put back.
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _follow(args: Video, video: VideoReader) -> Followed:

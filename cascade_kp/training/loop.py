@@ -37,7 +37,9 @@ __all__ = ["Trainee", "Validator", "averaged", "train_part"]
 _TERMS = ("points", "sigma", "face")
 _MB = 1 << 20
 _NARROWEST = 8
-_LOOK_EVERY = 20  # steps between looks at the losses where each is a wait
+# Between looks at the losses and at signals, where each is a wait: of a cluster's grace of 30 s, what it takes to save
+# must be left.
+_LOOK_S, _LOOK_STEPS = 5.0, 20
 
 
 class Validator(Protocol):
@@ -213,6 +215,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
     losses = _Losses(fabric, part, config, sources, name, steps)
     drops = any(isinstance(layer, nn.Dropout) for layer in state.trainee.modules())
     began, drawing, sums, done = time.monotonic(), 0.0, torch.zeros(len(_TERMS), device=fabric.device), 0
+    looked, look_s, next_look = state.step, began, state.step + 1
 
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
@@ -252,12 +255,15 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
             # On a GPU, or among processes, every look at a number is a wait, so that one looks now and then.
             validates = state.step % config.validate_every == 0 or state.step == steps
             cheap = fabric.device.type == "cpu" and fabric.world_size == 1
-            if not (validates or cheap or state.step % _LOOK_EVERY == 0):
+            if not (validates or cheap or state.step >= next_look):
                 continue
             for loss in losses.check(state.step, state.trainee.by_face):
                 if journal is not None:
                     journal.advance(loss)
-            stops = bool(_total(fabric, torch.tensor(float(interrupt.asked), device=fabric.device)))
+            step_s = (time.monotonic() - look_s) / (state.step - looked)
+            # All must look after the same step: the slowest says which.
+            stops, step_s = _most(fabric, [float(interrupt.asked), step_s])
+            next_look = state.step + _steps_to_look(step_s)
             if validates:
                 means = _total(fabric, sums) / done
                 seconds = time.monotonic() - began
@@ -286,6 +292,7 @@ def train_part(  # noqa: C901, PLR0912, PLR0913, PLR0915 (one loop that reads fr
                 save_checkpoint(path, {**state.checkpoint(), "asked": asked})
             if stops:
                 raise KeyboardInterrupt(f"{part.name}: stopped at step {state.step} of {steps}, saved in {path}")
+            looked, look_s = state.step, time.monotonic()
     fabric.barrier()
 
 
@@ -378,6 +385,19 @@ def _total(fabric: Fabric, value: Tensor) -> Tensor:
     if fabric.world_size == 1:
         return value
     return cast("Tensor", fabric.all_reduce(value, reduce_op="sum"))
+
+
+def _most(fabric: Fabric, values: list[float]) -> list[float]:
+    """The largest of each over processes."""
+    if fabric.world_size == 1:
+        return values
+    largest = cast("Tensor", fabric.all_reduce(torch.tensor(values, device=fabric.device), reduce_op="max"))
+    return cast("list[float]", largest.tolist())
+
+
+def _steps_to_look(seconds: float) -> int:
+    """Steps until the next look, where one takes so many seconds."""
+    return min(max(int(_LOOK_S / max(seconds, 1e-6)), 1), _LOOK_STEPS)
 
 
 def _validated(fabric: Fabric, state: State, validator: Validator) -> float:

@@ -451,3 +451,59 @@ def test_a_file_name_that_is_no_text_stops_nothing(pictures, tmp_path, kind):
         assert os.fsencode(json.loads(done.stdout)["images"][0]["file_name"]).endswith(b"/" + name)
     else:
         assert folder + (b"caf\xe9.png" if kind == "csv" else b"caf\xe9.pts") in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "done"),
+    [
+        (["none.png", "none.png"], "stdout", "0 of 2"),
+        (["none.png", "--format", "csv"], "stdout", "0 of 1"),
+        (["none.png", "--out", "/dev/full", "--format", "csv"], "/dev/full", "0 of 1"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_line(pictures, options, where, done):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "cascade_kp", "predict", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},  # what did not fit is tried again at the exit
+            cwd=pictures,
+            check=False,
+        )
+    assert process.stderr == (
+        f"cascade-kp: {where}: expected to write the results, got No space left on device; {done} inputs were done\n"
+    )
+    assert process.returncode == 2
+
+
+def test_a_disk_that_is_full_after_some_says_how_many_were_done(pictures, tmp_path):
+    """The limit of a process stands for the disk."""
+    pytest.importorskip("resource")
+    code = f"""
+import resource, sys
+from cascade_kp.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+sys.exit(main(["predict", "none.png", "one.png", "none.png", "--out", {str(tmp_path / "a.jsonl")!r}]))
+"""
+    process = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=pictures, check=False)
+    assert process.stderr.endswith(
+        "a.jsonl: expected to write the results, got File too large; 1 of 3 inputs were done\n"
+    )
+    assert process.returncode == 2
+
+
+def test_what_another_command_prints_onto_a_full_disk_is_told(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "cascade_kp", "info"]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path, check=False
+        )
+    message = "cascade-kp: stdout: expected to write the results, got No space left on device\n"
+    assert (process.stderr, process.returncode) == (message, 2)

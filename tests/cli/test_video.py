@@ -132,6 +132,7 @@ def test_a_number_is_a_camera_unless_there_is_such_a_file(capfd, tmp_path, monke
         (["--model", "none"], "none"),
         (["--out", "clip.mp4"], "clip.mp4: expected an output beside the input"),
         (["--csv", "./clip.mp4"], "clip.mp4: expected an output beside the input"),
+        (["--out", "a.mp4", "--csv", "./a.mp4"], "csv: expected another file than that of the video, got a.mp4"),
     ],
 )
 def test_wrong_usage_is_refused_and_writes_nothing(capfd, tmp_path, monkeypatch, options, message):
@@ -145,7 +146,7 @@ def test_wrong_usage_is_refused_and_writes_nothing(capfd, tmp_path, monkeypatch,
     assert (tmp_path / "clip.mp4").read_bytes() == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)])
 def test_stopped_in_the_middle_it_finishes_its_files(tmp_path, how):
     data = pytest.importorskip("skimage.data")
     long = write_clip(tmp_path / "long.mp4", [np.ascontiguousarray(data.astronaut()[20:240, 90:370])] * 300)
@@ -155,7 +156,7 @@ def test_stopped_in_the_middle_it_finishes_its_files(tmp_path, how):
         if growing and growing[0].stat().st_size > 20_000:  # some frames on
             break
         time.sleep(0.1)
-    os.kill(process.pid, how)
+    os.kill(process.pid, signal.Signals[how])
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:

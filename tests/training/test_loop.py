@@ -427,3 +427,10 @@ def test_ctrl_c_saves(data, tmp_path):
     assert 6 <= step < 60
     assert f"coarse: stopped at step {step} of 60, saved in" in said
     assert "the same command goes on from there" in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(0.0, 20), (0.1, 20), (0.25, 20), (0.3, 16), (1.6, 3), (4.9, 1), (60.0, 1)]
+)
+def test_signals_are_looked_at_after_five_seconds_or_twenty_steps(seconds, steps):
+    assert loop._steps_to_look(seconds) == steps

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -122,6 +124,35 @@ def test_processes_started_by_the_command_itself(root):
         torch.testing.assert_close(together[name].float(), value.float(), atol=5e-3, rtol=0.05)
     assert (root / "together" / "small.safetensors").exists()
     assert len((root / "together" / "coarse.jsonl").read_text().splitlines()) == 2  # one process writes the log
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_ended_saves_and_one_process_goes_on(root):
+    steps = ["--optim.name", "adamw", "--optim.lr", "1e-3", "--steps", "120", "--validate_every", "40"]
+    command = [sys.executable, *TORCHRUN, "-m", "cascade_kp", "train", "small.toml", "--data", ".", "--out", "ended"]
+    started = subprocess.Popen(
+        [*command, "--threads", "1", *steps], cwd=root, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(1200):
+            if (root / "ended" / "coarse.jsonl").exists() or started.poll() is not None:
+                break
+            time.sleep(0.1)
+        started.terminate()
+        said = started.communicate(timeout=60)[1]
+    finally:
+        started.kill()
+    step = torch.load(root / "ended" / "coarse.pt", weights_only=True)["step"]
+    assert 40 <= step < 120, said
+    assert f"stopped at step {step} of 120, saved in" in said
+    run(root, "ended", *steps)
+    ended = torch.load(root / "ended" / "coarse.pt", weights_only=True)
+    assert (ended["step"], ended["finished"]) == (120, True)
+    assert [json.loads(line)["step"] for line in (root / "ended" / "coarse.jsonl").read_text().splitlines()] == [
+        40,
+        80,
+        120,
+    ]
 
 
 @pytest.mark.slow
