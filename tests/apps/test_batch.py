@@ -192,6 +192,26 @@ def test_tars(tmp_path, encoded, model, ending):
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut after a member"])
+def test_a_tar_that_is_damaged_between_two_members(tmp_path, encoded, model, damage):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in encoded.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        at = tar.getmembers()[5].offset
+    whole = bytearray((tmp_path / "a.tar").read_bytes())
+    whole[at + 10] ^= 0xFF
+    kept = {"header": None, "cut in a header": at + 200, "cut after a member": at}[damage]
+    (tmp_path / "a.tar").write_bytes(whole[:kept])
+    made = run(tmp_path / "a.tar", tmp_path / "out", model)
+    assert (made.images, made.errors) == (5, 1)
+    (wrong,) = rows(tmp_path / "out", "errors")
+    assert wrong["image"] == str(tmp_path / "a.tar")
+    assert f"damage after 5 pictures (ReadError: neither a member nor the tar's end at byte {at:,}" in wrong["reason"]
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("form", ["bytes", "struct", "path"])
 def test_parquet(tmp_path, encoded, model, form):
     folder = tmp_path / "tables"

@@ -11,7 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cascade_kp.apps.batch.store import fetch, open_url, patiently, reason
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
@@ -271,12 +271,30 @@ def pictures(source: Input, entries: Iterable[Entry]) -> Iterator[Picture]:
             yield Picture(source.name(entry.key), source.url(entry.key))
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header must be whole: tarfile takes a damaged or missing one for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        """The next member.
+
+        Raises:
+            tarfile.ReadError: There is neither a member nor the two empty blocks that end a tar.
+        """
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError) or not tar.offset:  # of no tar at all, tarfile says so
+                raise
+            raise tarfile.ReadError(f"neither a member nor the tar's end at byte {tar.offset:,}: {error}") from error
+
+
 def _members(source: Input, entry: Entry) -> Iterator[Picture]:
     """The pictures of a tar, read from its beginning to its end; a damaged one ends in an error of its own row."""
     url, name = source.url(entry.key), source.name(entry.key) or source.given
     done = 0
     try:
-        with _opened(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        with _opened(url) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
             for member in tar:
                 if not member.isfile() or _kind(member.name) != "pictures":
                     continue
