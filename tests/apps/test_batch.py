@@ -199,6 +199,7 @@ def test_a_tar_that_is_damaged_between_two_members(tmp_path, encoded, model, dam
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(tmp_path / "a.tar") as tar:
         at = tar.getmembers()[5].offset
     whole = bytearray((tmp_path / "a.tar").read_bytes())
     whole[at + 10] ^= 0xFF
