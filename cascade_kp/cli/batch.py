@@ -48,6 +48,8 @@ class Batch:
     """Column of Parquet files that holds the pictures or their paths; by default found by its name."""
     extend: bool = False
     """Add what is new in INPUT since OUTPUT was begun."""
+    retry_errors: bool = False
+    """Do shards with errors again, as after a share went away or with more memory."""
     address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """A Ray cluster, such as auto or ray-head:6379; by default one of this machine alone, for as long as the run."""
 
@@ -89,6 +91,7 @@ def main(arguments: list[str]) -> int:
                     shard_size=args.shard_size,
                     column=args.column,
                     extend=args.extend,
+                    retry_errors=args.retry_errors,
                     cluster=Cluster(args.workers, args.cpus_per_worker, args.gpus_per_worker, args.address),
                     say=say,
                     progress=progress,

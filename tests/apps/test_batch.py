@@ -464,6 +464,56 @@ def test_a_store_that_is_gone_stops_the_run_early(tmp_path, photos, model, monke
     assert len(asked) == 3
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_an_input_that_goes_away(tmp_path, photos, model, left):
+    def away(done, _total, _outcome):
+        if done == 1:
+            photos.rename(tmp_path / "away")
+            if left == "an empty folder":  # as where a share was mounted
+                photos.mkdir()
+
+    with pytest.raises(StoreError, match=r"expected the input to be there still, got nothing: .* 1 of 4 shards"):
+        run(photos, tmp_path / "out", model, progress=away)
+    if left == "an empty folder":
+        photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    made = run(photos, tmp_path / "out", model)
+    assert (made.before, made.images, made.errors) == (1, FACES, 2)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_read_error_is_the_stores(tmp_path, photos, model, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    read = LocalFileSystem.cat_file
+
+    def broken(self, path, *args, **more):
+        if path.endswith("face-03.png"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, path, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "cat_file", broken)
+        with pytest.raises(StoreError, match=r"face-03\.png: expected to read it, got Input/output error \(3 tries\)"):
+            run(photos, tmp_path / "out", model)
+    assert run(photos, tmp_path / "out", model).images == FACES
+
+
+@pytest.mark.usefixtures("in_process")
+def test_errors_are_tried_again(tmp_path, photos, model):
+    (photos / "some.txt").write_text("\n".join(["face-00.png", "face-01.png", "late.png", "cut.png", "face-02.png"]))
+    assert run(photos / "some.txt", tmp_path / "out", model, shard_size=2).errors == 2
+    (photos / "face-03.png").rename(photos / "late.png")
+    said = []
+    made = run(photos / "some.txt", tmp_path / "out", model, shard_size=2, retry_errors=True, say=said.append)
+    assert (made.before, made.images, made.errors) == (2, 4, 1)
+    assert said == [f"{tmp_path / 'out'}: 1 shards with 2 errors are done again"]
+    assert len(names(tmp_path / "out", "errors")) == 1
+    assert len(names(tmp_path / "out", "images")) == 4
+    assert run(photos / "some.txt", tmp_path / "out", model, shard_size=2).before == 3
+
+
 # ---------------------------------------------------------------------------------------------- bad pictures
 
 

@@ -15,7 +15,7 @@ from cascade_kp.apps.batch.engine import Cluster, on_ray
 from cascade_kp.apps.batch.lock import hold
 from cascade_kp.apps.batch.plan import Settings, make_plan
 from cascade_kp.apps.batch.store import Store, require
-from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked
+from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked, tries_of
 from cascade_kp.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
     shard_size: int | None = None,
     column: str = "",
     extend: bool = False,
+    retry_errors: bool = False,
     cluster: Cluster | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int, Outcome | None], None] = lambda *_: None,
@@ -94,6 +95,7 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
             are shards as they are.
         column: of Parquet, that holds the pictures, or their paths; found out by its name if empty.
         extend: pictures that are new in the source since the folder was begun are added.
+        retry_errors: shards with errors are done again, whole and to the same names.
         cluster: what may be used; one worker for each core by default.
         say: is told what a user should know.
         progress: is told how many shards are done, of how many, and what became of the last one.
@@ -119,6 +121,8 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
     with hold(store, say) as lock:
         plan = make_plan(store, str(source), settings, shard_size=shard_size, column=column, extend=extend, say=say)
         store.make("_done", "_tries", *TABLES)
+        if retry_errors:
+            _forget_errors(store, plan, say)
         marks = store.names("_done")
         todo = [shard for shard in range(plan.shards) if mark_of(shard).removeprefix("_done/") not in marks]
         before, workers = plan.shards - len(todo), 0
@@ -127,6 +131,23 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
             job = Job(store, cluster.cpus, "cuda:0" if cluster.gpus else "cpu", backend)
             workers = _work(job, todo, cluster, lock, before, progress)
         return _summary(store, plan, before, workers, time.perf_counter() - began)
+
+
+def _forget_errors(store: Store, plan: Plan, say: Callable[[str], None]) -> None:
+    """Take the marks from shards that have errors, so that they are done again."""
+
+    def forget(shard: int) -> int:
+        mark = marked(store, shard)
+        if mark is None or not mark.errors:
+            return 0
+        store.remove(tries_of(shard))
+        store.remove(mark_of(shard))
+        return mark.errors
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        errors = [count for count in pool.map(forget, range(plan.shards)) if count]
+    if errors:
+        say(f"{store.url}: {len(errors):,} shards with {sum(errors):,} errors are done again")
 
 
 def _work(

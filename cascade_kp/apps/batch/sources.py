@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import posixpath
 import tarfile
 import zlib
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cascade_kp.apps.batch.store import fetch, open_url, patiently, reason
+from cascade_kp.apps.batch.store import fetch, is_local, open_url, patiently, reason
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
 from cascade_kp.images import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Entry", "Input", "Kind", "Picture", "find_input", "shards_of"]
+__all__ = ["Entry", "Input", "Kind", "Picture", "find_input", "pictures", "require_root", "shards_of"]
 
 Kind = Literal["pictures", "list", "tar", "parquet"]
 
@@ -271,6 +272,33 @@ def pictures(source: Input, entries: Iterable[Entry]) -> Iterator[Picture]:
             yield Picture(source.name(entry.key), source.url(entry.key))
 
 
+def require_root(source: Input) -> None:
+    """Tell a file that is gone from an input that went away as a whole, such as a share that is no longer mounted.
+
+    Raises:
+        StoreError: The input is not there, or a folder of this machine is empty, as the place of a share is.
+    """
+    fs, path = open_url(source.root)
+    what = f"{source.root}: expected the input to be there still"
+    try:
+        there = patiently(lambda: _is_there(fs, path), what)
+    except OSError as error:
+        if isinstance(error, CascadeError):
+            raise
+        raise StoreError(f"{what}, got {reason(error)}") from error
+    if not there:
+        raise StoreError(f"{what}, got nothing: did a share or a disk go away?")
+
+
+def _is_there(fs: Any, path: str) -> bool:  # noqa: ANN401 (fsspec has no types)
+    if not is_local(fs):
+        return bool(fs.exists(path))
+    if not os.path.isdir(path):  # noqa: PTH112 (a name may be no text)
+        return os.path.exists(path)  # noqa: PTH110
+    with os.scandir(path) as found:
+        return next(found, None) is not None
+
+
 class _Member(tarfile.TarInfo):
     """A member whose header must be whole: tarfile takes a damaged or missing one for the end of the tar."""
 
@@ -309,6 +337,7 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
         what = f"{name}: expected a whole tar, got damage after {done:,} pictures ({reason(error)})"
         yield Picture(name, ImageError(what))
     except FileNotFoundError:
+        require_root(source)
         yield Picture(name, ImageError(f"{name}: expected a tar, got no such file"))
     except OSError as error:
         if isinstance(error, CascadeError):
@@ -332,6 +361,8 @@ def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
                         done += 1
                         yield _of_row(url, f"{name}#{entry.group}:{at}", value.as_py())
     except (FileNotFoundError, ValueError) as error:  # pyarrow says ValueError of damage
+        if isinstance(error, FileNotFoundError):
+            require_root(source)
         wrong = ImageError(f"{name}: expected a whole Parquet file, got {reason(error)}")
         for row in range(entry.start + done, entry.start + entry.count):
             yield Picture(f"{name}#{entry.group}:{row}", wrong)

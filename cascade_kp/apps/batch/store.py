@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["DELAYS_S", "Store", "fetch", "open_url", "patiently", "require"]
+__all__ = ["DELAYS_S", "Store", "fetch", "is_local", "open_url", "patiently", "require"]
 
 DELAYS_S: tuple[float, ...] = (1.0, 4.0, 16.0)
 """Seconds before each further try at a store that does not answer."""
 
-# What an operating system says of one file. Everything else (time-outs, connections, throttling) is of the store.
+# What an operating system says of one file. Everything else (time-outs, connections, throttling, EIO of a network share
+# that went away) is of the store.
 _OF_THE_FILE = {
     errno.ENOENT,
     errno.EACCES,
@@ -37,7 +38,6 @@ _OF_THE_FILE = {
     errno.ENOTDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
-    errno.EIO,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -150,12 +150,12 @@ class Store:
     def of(cls, url: str) -> Store:
         """The store of a path or URL as given."""
         fs, path = open_url(url)
-        return cls(path if _is_local(fs) else url.rstrip("/"))
+        return cls(path if is_local(fs) else url.rstrip("/"))
 
     @property
     def local(self) -> bool:
         """On a file system of the machine."""
-        return _is_local(open_url(self.url)[0])
+        return is_local(open_url(self.url)[0])
 
     def at(self, name: str) -> str:
         """The URL of something in it."""
@@ -211,7 +211,7 @@ class Store:
 
         def call() -> None:
             # An object appears when it is complete; a file does so by being renamed.
-            if not _is_local(fs):
+            if not is_local(fs):
                 fs.pipe_file(path, content)
                 return
             try:
@@ -262,5 +262,6 @@ class Store:
         return {str(one).rstrip("/").rsplit("/", 1)[-1] for one in found}
 
 
-def _is_local(fs: Any) -> bool:  # noqa: ANN401 (fsspec has no types)
+def is_local(fs: Any) -> bool:  # noqa: ANN401 (fsspec has no types)
+    """Whether it is one of the machine's own file systems, network shares among them."""
     return bool(isinstance(fs, import_module("fsspec.implementations.local").LocalFileSystem))

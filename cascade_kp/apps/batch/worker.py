@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cascade_kp.apps.batch.sources import Picture
     from cascade_kp.structures import Face
 
-__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked"]
+__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked", "tries_of"]
 
 TABLES = ("faces", "images", "errors")
 
@@ -104,6 +104,11 @@ class Outcome:
 def mark_of(shard: int) -> str:
     """The name of a shard's mark."""
     return f"_done/{shard:05d}.json"
+
+
+def tries_of(shard: int) -> str:
+    """The name of the note of a shard's tries."""
+    return f"_tries/{shard:05d}.json"
 
 
 class Worker:
@@ -170,9 +175,10 @@ class _Shard:
 
     def __init__(self, job: Job, plan: Plan, pipe: Pipeline, shard: int) -> None:
         self.job, self.store, self.plan, self.pipe, self.shard = job, job.store, plan, pipe, shard
-        self.tries = f"_tries/{shard:05d}.json"
+        self.tries = tries_of(shard)
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.count = 0  # of pictures
+        self.missing = False  # any of them
 
     def do(self) -> Outcome:
         try:
@@ -199,6 +205,8 @@ class _Shard:
                 listed = sources.pictures(self.plan.source, entries)
         if tries["attempt"] > 1:
             self._alone(listed, tries)
+        if self.missing:
+            sources.require_root(self.plan.source)
         expected = sum(entry.count for entry in entries)
         if all(entry.count >= 0 for entry in entries) and self.count != expected:
             what = f"{self.store.url}: expected {expected:,} pictures in shard {self.shard}, as planned"
@@ -320,6 +328,7 @@ class _Shard:
         """Rows of one picture."""
         of = {"image": _text(name), "shard": self.shard, "index": number}
         if isinstance(result, CascadeError) or not isinstance(size, tuple):
+            self.missing |= isinstance(getattr(result, "__cause__", None), FileNotFoundError)
             self.rows["errors"].append({**of, "reason": _text(str(result).removeprefix(f"{name}: "))})
             return
         height, width = size
