@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.server
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -238,6 +240,57 @@ def test_parquet(tmp_path, encoded, model, form):
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("at", [0, 0.5])  # its header, and in the middle of the data
+def test_a_damaged_row_group(tmp_path, encoded, model, at):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    table = pa.table({"image": list(encoded.values())})
+    pq.write_table(table, folder / "a.parquet", row_group_size=4, use_dictionary=False, compression="gzip")
+    content = bytearray((folder / "a.parquet").read_bytes())
+    (folder / "cut.parquet").write_bytes(content[: len(content) // 2])
+    column = pq.ParquetFile(folder / "a.parquet").metadata.row_group(1).column(0)
+    start = column.data_page_offset + int(at * column.total_compressed_size)
+    content[start : start + 64] = b"\xff" * 64
+    (folder / "a.parquet").write_bytes(content)
+    made = run(folder, tmp_path / "out", model)
+    assert (made.images, made.errors, made.shards) == (8, 5, 4)
+    wrong = {row["image"]: row["reason"] for row in rows(tmp_path / "out", "errors")}
+    assert "damaged or cut off" in wrong.pop(str(folder / "cut.parquet"))
+    assert set(wrong) == {f"{folder / 'a.parquet'}#1:{row}" for row in range(4)}
+    assert run(folder, tmp_path / "out", model).before == 4
+    (folder / "a.parquet").unlink()
+    (folder / "empty.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="got 2 that are all damaged"):
+        run(folder, tmp_path / "other", model)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_bad_urls_in_a_list(tmp_path, photos, model):
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(int(self.path.strip("/").removesuffix(".png")))
+
+        def log_message(self, *_):
+            pass
+
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        lines = ["face-00.png", "nosuch://a.png", f"{at}/403.png", f"{at}/410.png"]
+        (photos / "some.txt").write_text("\n".join(lines))
+        made = run(photos / "some.txt", tmp_path / "out", model)
+        assert (made.images, made.errors) == (1, 3)
+        wrong = {row["image"]: row["reason"] for row in rows(tmp_path / "out", "errors")}
+        assert "store that fsspec knows" in wrong["nosuch://a.png"]
+        assert "403" in wrong[f"{at}/403.png"]
+        (photos / "some.txt").write_text(f"{at}/429.png")
+        with pytest.raises(StoreError, match=r"429\.png: expected to read it, got .*429.*\(3 tries\)"):
+            run(photos / "some.txt", tmp_path / "busy", model)
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_list(tmp_path, photos, model):
     lines = ["face-00.png", str(photos / "more" / "face-09.png"), "missing.png", "more"]
     (photos / "some.txt").write_text("\n".join(lines) + "\n")
@@ -264,6 +317,21 @@ def test_what_cannot_be_an_input(tmp_path, photos, model):
         run(photos / "face-00.png", tmp_path / "out", model)
     with pytest.raises(InputError, match="a store that fsspec knows"):
         run("nosuch://bucket", tmp_path / "out", model)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("given", ["photos", "photos/**/*.png"])
+def test_a_folder_that_may_not_be_read(tmp_path, photos, model, monkeypatch, given):
+    scandir = os.scandir
+
+    def denied(path):  # root may read everything, so that no mode says it
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=rf"got Permission denied of {photos / 'more'}"):
+        run(tmp_path / given, tmp_path / "out", model)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -31,6 +32,7 @@ _COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "path", "url", "uri"
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 _ROWS_AT_ONCE = 16  # of Parquet: encoded pictures in memory
 _READERS = 16
+_NO_GROUP = -1  # a Parquet file that cannot be opened: one row of errors
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Entry:
     Attributes:
         key: the path below the input's root; of a list, the line.
         size: bytes, -1 where the store does not say; a change of it is a change of the input.
-        group: row group.
+        group: row group; -1 of a Parquet file that was found damaged as a whole.
         start: first row in the group.
         count: pictures, -1 where only reading tells.
     """
@@ -134,7 +136,8 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
     except OSError as error:
         if isinstance(error, CascadeError):
             raise
-        raise InputError(f"{given}: expected a folder, a file or a pattern, got {reason(error)}") from error
+        where = f" of {error.filename}" if error.filename else ""
+        raise InputError(f"{given}: expected a folder, a file or a pattern, got {reason(error)}{where}") from error
     spared = open_url(apart_from)[1].rstrip("/") + "/"
     top = top.rstrip("/") + "/"
     entries: dict[Kind, list[Entry]] = {"pictures": [], "tar": [], "parquet": []}
@@ -158,6 +161,8 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
 def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  # noqa: ANN401 (fsspec has no types)
     """Files of a folder or pattern, the folder as given, and as the store calls it."""
     fs.invalidate_cache()  # what is there now, and not what this process saw before
+    if is_local(fs):
+        fs = _strict()
     if fs.exists(path):
         return fs.find(path, detail=True), given.rstrip("/") or "/", path
     signs = [given.find(sign) for sign in "*?[" if sign in given]
@@ -166,6 +171,17 @@ def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  
     head = given[: min(signs)]
     named = head.rsplit("/", 1)[0] if "/" in head else ""
     return fs.glob(path, detail=True), named, open_url(named or ".")[1]
+
+
+@cache
+def _strict() -> Any:  # noqa: ANN401 (fsspec has no types)
+    """The machine's file systems, where a folder that cannot be read is an error; fsspec leaves it out in silence."""
+    local = import_module("fsspec.implementations.local").LocalFileSystem
+
+    def walk(self: Any, path: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        return local.walk(self, path, *args, **{**more, "on_error": "raise"})  # which calls itself without on_error
+
+    return type("Strict", (local,), {"walk": walk})()
 
 
 def _kind(path: str) -> Kind | None:
@@ -200,7 +216,7 @@ def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tu
 def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) -> tuple[Input, list[Entry]]:
     """Row groups of Parquet files; groups of paths, which may be long, in slices."""
 
-    def look(entry: Entry) -> tuple[str, bool, list[int]]:
+    def look(entry: Entry) -> tuple[str, bool, list[int]] | None:
         url = source.url(entry.key)
         try:
             with _opened(url) as file:
@@ -210,17 +226,25 @@ def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) ->
         except CascadeError:
             raise
         except Exception as error:  # pyarrow and the stores raise many types
+            if len(files) > 1 and _is_damage(error):
+                return None
             raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
 
     with ThreadPoolExecutor(_READERS) as pool:
         looks = list(pool.map(look, files))
-    names = {chosen for chosen, _, _ in looks}
+    names = {one[0] for one in looks if one}
+    if not names:
+        raise InputError(f"{source.given}: expected Parquet files, got {len(files):,} that are all damaged")
     if len(names) > 1:
         raise InputError(
             f"{source.given}: expected one column of pictures in all files, got {', '.join(sorted(names))}"
         )
     entries: list[Entry] = []
-    for entry, (_, is_path, groups) in zip(files, looks, strict=True):
+    for entry, one in zip(files, looks, strict=True):
+        if one is None:
+            entries.append(Entry(entry.key, entry.size, _NO_GROUP))
+            continue
+        _, is_path, groups = one
         for group, rows in enumerate(groups):
             step = shard_size if is_path else max(rows, 1)  # pictures of a group are read together
             starts = range(0, rows, step)
@@ -339,15 +363,18 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
     except FileNotFoundError:
         require_root(source)
         yield Picture(name, ImageError(f"{name}: expected a tar, got no such file"))
-    except OSError as error:
-        if isinstance(error, CascadeError):
-            raise
+    except CascadeError:
+        raise
+    except Exception as error:  # the stores raise many types
         raise StoreError(f"{url}: expected to read it, got {reason(error)}") from error
 
 
 def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
     """Pictures of rows of a row group, named by the row's number in it."""
     url, name = source.url(entry.key), source.name(entry.key) or source.given
+    if entry.group == _NO_GROUP:
+        yield Picture(name, ImageError(f"{name}: expected a Parquet file, got one that is damaged or cut off"))
+        return
     parquet = import_module("pyarrow.parquet")
     at, done = -1, 0
     try:
@@ -360,16 +387,21 @@ def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
                     if entry.start <= at < entry.start + entry.count:
                         done += 1
                         yield _of_row(url, f"{name}#{entry.group}:{at}", value.as_py())
-    except (FileNotFoundError, ValueError) as error:  # pyarrow says ValueError of damage
+    except CascadeError:
+        raise
+    except Exception as error:  # pyarrow and the stores raise many types
         if isinstance(error, FileNotFoundError):
             require_root(source)
+        elif not _is_damage(error):
+            raise StoreError(f"{url}: expected to read row group {entry.group}, got {reason(error)}") from error
         wrong = ImageError(f"{name}: expected a whole Parquet file, got {reason(error)}")
         for row in range(entry.start + done, entry.start + entry.count):
             yield Picture(f"{name}#{entry.group}:{row}", wrong)
-    except OSError as error:
-        if isinstance(error, CascadeError):
-            raise
-        raise StoreError(f"{url}: expected to read row group {entry.group}, got {reason(error)}") from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether pyarrow says so of what it read: with ValueError, or OSError without the number that systems give."""
+    return isinstance(error, ValueError | NotImplementedError) or (type(error) is OSError and error.errno is None)
 
 
 def _of_row(url: str, name: str, value: object) -> Picture:

@@ -40,6 +40,7 @@ _OF_THE_FILE = {
     errno.ENAMETOOLONG,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_NOT_NOW = {408, 425, 429}  # HTTP: time-out, too early, too many requests
 
 _Result = TypeVar("_Result")
 
@@ -104,6 +105,8 @@ def patiently(call: Callable[[], _Result], what: str) -> _Result:
                 raise
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
                 raise  # stores raise these without a number
+            if _is_refused(error):
+                raise OSError(None, reason(error)) from error
             full = isinstance(error, OSError) and error.errno in _FULL
             if delay is None or full:
                 tries = "" if full else f" ({1 + len(DELAYS_S)} tries)"
@@ -112,16 +115,27 @@ def patiently(call: Callable[[], _Result], what: str) -> _Result:
     raise AssertionError("the last try returns or raises")  # pragma: no cover
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether a web server said that it will not give this file, and not that it has no time for it now."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in _NOT_NOW
+
+
 def fetch(url: str) -> bytes:
     """The content of a file.
 
     Raises:
-        ImageError: This file is to blame.
+        ImageError: This file, or its URL, is to blame.
+        InputError: The library for such stores is missing.
         StoreError: The store does not answer.
     """
-    fs, path = open_url(url)
     try:
+        fs, path = open_url(url)
         return bytes(patiently(lambda: fs.cat_file(path), f"{url}: expected to read it"))
+    except InputError as error:
+        if isinstance(error.__cause__, ImportError):  # of all that lie in such a store
+            raise
+        raise ImageError(str(error)) from error
     except OSError as error:
         if isinstance(error, CascadeError):
             raise
