@@ -43,7 +43,8 @@ class Batch:
     backend: Literal["auto", "torch", "onnxruntime"] = "auto"
     """What runs the networks."""
     shard_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Pictures that are done, or done again, together: 1000 by default. A tar is one shard."""
+    """Pictures that are done, or done again, together; by default 20 to 1000, so that each worker has some shards. A
+    tar is one shard."""
     column: str = ""
     """Column of Parquet files that holds the pictures or their paths; by default found by its name."""
     extend: bool = False

@@ -230,7 +230,7 @@ def test_parquet(tmp_path, encoded, model, form):
     pq.write_table(pa.table({"label": list(range(FACES + 1)), column: cells}), folder / "a.parquet", row_group_size=5)
     made = run(folder / "a.parquet", tmp_path / "out", model, shard_size=3)
     assert (made.images, made.errors) == (FACES, 1)
-    assert made.shards == (5 if form == "path" else 3)  # paths are cut finer than row groups
+    assert made.shards == 5  # row groups are cut
     (wrong,) = rows(tmp_path / "out", "errors")
     assert "empty cell" in wrong["reason"]
     if form != "path":
@@ -346,6 +346,52 @@ def test_an_object_store(encoded, model):
         assert pq.read_table(file)["image"][0].as_py() == "memory://bucket/photos/face-00.png"
     assert not fs.exists("/bucket/out/_lock.json")
     fs.rm("/bucket", recursive=True)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_small_inputs_are_for_all_workers(tmp_path, encoded, model):
+    content = encoded["face-00.png"]
+    pq.write_table(pa.table({"image": [content] * 100}), tmp_path / "a.parquet")
+    said = []
+    more = {"shard_size": None, "say": said.append}
+    assert run(tmp_path / "a.parquet", tmp_path / "one", model, cluster=batch.Cluster(workers=1), **more).shards == 4
+    assert run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=5), **more).shards == 5
+    assert not said
+    # The plan stays, whatever there is of workers.
+    assert run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=1), **more).before == 5
+    run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=6), **more)
+    assert said == [f"{tmp_path / 'a.parquet'}: 5 shards, so that only so many of 6 workers have work"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_names_that_are_no_text_or_look_like_urls(tmp_path, encoded, model):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    strange = [b"a::b.png", b"x#1?.png"]
+    if sys.platform == "linux":
+        strange.append(b"\xe9t\xe9.png")
+    for name in strange:
+        (folder / os.fsdecode(name)).write_bytes(encoded["face-00.png"])
+    assert run(folder, tmp_path / "out", model).images == len(strange)
+    assert run(folder, tmp_path / "out", model).before == 1
+    assert f"{folder}/a::b.png" in names(tmp_path / "out", "images")
+    if sys.platform == "linux":
+        assert rf"{folder}/\udce9t\udce9.png" in names(tmp_path / "out", "images")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_list_in_another_order(tmp_path, photos, model):
+    lines = [f"face-{i:02d}.png" for i in range(6)]
+    (photos / "some.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert run(photos / "some.txt", tmp_path / "out", model).images == 6
+    (photos / "some.txt").write_text("\n".join(lines[::-1]))
+    assert run(photos / "some.txt", tmp_path / "out", model).before == 2
+    exactly_once(tmp_path / "out", lines)
+    # A line that goes and comes again is no news either.
+    (photos / "some.txt").write_text("\n".join(lines[1:]))
+    run(photos / "some.txt", tmp_path / "out", model, extend=True)
+    (photos / "some.txt").write_text("\n".join(lines))
+    assert run(photos / "some.txt", tmp_path / "out", model).before == 2
 
 
 # ---------------------------------------------------------------------------------------------- another run

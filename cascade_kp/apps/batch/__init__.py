@@ -91,8 +91,8 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
         min_score: as of `Pipeline`.
         whole_picture: each picture is one face; nothing is detected.
         backend: as of `Pipeline`.
-        shard_size: pictures that are done, or done again, together; 1000 by default. A tar and a row group of Parquet
-            are shards as they are.
+        shard_size: pictures that are done, or done again, together; by default 20 to 1000, so that each worker has
+            some shards. A tar is one shard; row groups of Parquet are cut where they are longer.
         column: of Parquet, that holds the pictures, or their paths; found out by its name if empty.
         extend: pictures that are new in the source since the folder was begun are added.
         retry_errors: shards with errors are done again, whole and to the same names.
@@ -119,7 +119,18 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
     began = time.perf_counter()
     store.make("", "_plan")
     with hold(store, say) as lock:
-        plan = make_plan(store, str(source), settings, shard_size=shard_size, column=column, extend=extend, say=say)
+        plan = make_plan(
+            store,
+            str(source),
+            settings,
+            shard_size=shard_size,
+            workers=cluster.expected,
+            column=column,
+            extend=extend,
+            say=say,
+        )
+        if plan.shards < cluster.expected:
+            say(f"{source}: {plan.shards:,} shards, so that only so many of {cluster.expected:,} workers have work")
         store.make("_done", "_tries", *TABLES)
         if retry_errors:
             _forget_errors(store, plan, say)

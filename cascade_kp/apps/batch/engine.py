@@ -19,6 +19,7 @@ import cv2
 from cascade_kp.apps.batch.store import reason
 from cascade_kp.apps.batch.worker import Job, Outcome, Worker
 from cascade_kp.errors import InputError, StoreError
+from cascade_kp.threads import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +45,11 @@ class Cluster:
     cpus: int = 1
     gpus: float = 0.0
     address: str | None = None
+
+    @property
+    def expected(self) -> int:
+        """Workers that there will probably be: before Ray has started nobody knows."""
+        return self.workers or max(usable_cores() // self.cpus, 1)
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -105,7 +105,9 @@ class Picture:
 # --------------------------------------------------------------------------------------------------- listing
 
 
-def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int = 1000) -> tuple[Input, list[Entry]]:
+def find_input(
+    given: str, *, apart_from: str, column: str, shard_size: Callable[[int], int]
+) -> tuple[Input, list[Entry]]:
     """List what a user calls the input.
 
     Args:
@@ -113,7 +115,7 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
             line (relative ones are relative to its folder).
         apart_from: absolute path or URL of the results, which are no input.
         column: of Parquet; found out if empty.
-        shard_size: pictures that are worth a shard of their own.
+        shard_size: pictures of a shard, by how many there are; row groups are cut into slices of so many rows.
 
     Returns:
         The input and its entries, in an order that does not depend on the store.
@@ -193,7 +195,9 @@ def _kind(path: str) -> Kind | None:
     return "pictures" if posixpath.splitext(lower)[1] in SUFFIXES else None
 
 
-def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tuple[Input, list[Entry]]:
+def _single(
+    given: str, url: str, size: int, column: str, shard_size: Callable[[int], int]
+) -> tuple[Input, list[Entry]]:
     """An input that is one file."""
     kind = _kind(url)
     if kind == "tar":
@@ -203,7 +207,7 @@ def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tu
     if not url.lower().endswith(_LISTS):
         expected = f"a folder, a tar, a Parquet file, or a list in a file {' or '.join(_LISTS)}"
         raise InputError(f"{given}: expected {expected}; single pictures are for cascade-kp predict")
-    lines = fetch(url).decode("utf-8", "surrogateescape").splitlines()
+    lines = fetch(url).decode("utf-8-sig", "surrogateescape").splitlines()
     named = [line for line in lines if line.strip()]
     if not named:
         raise InputError(f"{given}: expected a path or URL in each line, got none")
@@ -213,16 +217,18 @@ def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tu
     return Input(given, posixpath.dirname(url), "list"), [Entry(line) for line in named]
 
 
-def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) -> tuple[Input, list[Entry]]:
-    """Row groups of Parquet files; groups of paths, which may be long, in slices."""
+def _parquet(
+    source: Input, files: list[Entry], column: str, shard_size: Callable[[int], int]
+) -> tuple[Input, list[Entry]]:
+    """Row groups of Parquet files, long ones in slices."""
 
-    def look(entry: Entry) -> tuple[str, bool, list[int]] | None:
+    def look(entry: Entry) -> tuple[str, list[int]] | None:
         url = source.url(entry.key)
         try:
             with _opened(url) as file:
                 meta = import_module("pyarrow.parquet").ParquetFile(file)
-                chosen, is_path = _column(meta.schema_arrow, column, url)
-                return chosen, is_path, [meta.metadata.row_group(i).num_rows for i in range(meta.num_row_groups)]
+                chosen = _column(meta.schema_arrow, column, url)
+                return chosen, [meta.metadata.row_group(i).num_rows for i in range(meta.num_row_groups)]
         except CascadeError:
             raise
         except Exception as error:  # pyarrow and the stores raise many types
@@ -239,14 +245,13 @@ def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) ->
         raise InputError(
             f"{source.given}: expected one column of pictures in all files, got {', '.join(sorted(names))}"
         )
+    step = shard_size(sum(sum(one[1]) if one else 1 for one in looks))
     entries: list[Entry] = []
     for entry, one in zip(files, looks, strict=True):
         if one is None:
             entries.append(Entry(entry.key, entry.size, _NO_GROUP))
             continue
-        _, is_path, groups = one
-        for group, rows in enumerate(groups):
-            step = shard_size if is_path else max(rows, 1)  # pictures of a group are read together
+        for group, rows in enumerate(one[1]):
             starts = range(0, rows, step)
             entries += [Entry(entry.key, entry.size, group, start, min(step, rows - start)) for start in starts]
     if not entries:
@@ -254,20 +259,18 @@ def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) ->
     return Input(source.given, source.root, "parquet", names.pop()), entries
 
 
-def _column(schema: Any, wanted: str, url: str) -> tuple[str, bool]:  # noqa: ANN401 (pyarrow has no types)
-    """The column of pictures, and whether it holds paths."""
+def _column(schema: Any, wanted: str, url: str) -> str:  # noqa: ANN401 (pyarrow has no types)
+    """The column of pictures or their paths."""
     pa = import_module("pyarrow")
     name = wanted or next((name for name in _COLUMNS if name in schema.names), "")
     if name not in schema.names:
         expected = f"a column {wanted!r}" if wanted else f"a column of pictures ({', '.join(_COLUMNS)}), or --column"
         raise InputError(f"{url}: expected {expected}, got {', '.join(schema.names)}")
     kind = schema.field(name).type
-    if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
-        return name, False
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return name, False
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return name, True
+    is_struct = pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}
+    of = pa.types
+    if is_struct or any(test(kind) for test in (of.is_binary, of.is_large_binary, of.is_string, of.is_large_string)):
+        return name
     raise InputError(f"{url}: expected column {name!r} to hold bytes, paths, or a struct of both, got {kind}")
 
 
@@ -382,6 +385,8 @@ def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
             table = parquet.ParquetFile(file)
             read = table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[source.column])
             for batch in read:
+                if at + 1 >= entry.start + entry.count:
+                    break
                 for value in batch.column(0):
                     at += 1
                     if entry.start <= at < entry.start + entry.count:

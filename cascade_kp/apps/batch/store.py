@@ -69,6 +69,9 @@ def open_url(url: str) -> tuple[Any, str]:
     """
     fsspec = import_module("fsspec")  # not at the top: it comes with an extra
     try:
+        if "://" not in url:  # fsspec would take a file a::b.png for b.png in a store a
+            fs = fsspec.filesystem("file")
+            return fs, fs._strip_protocol(url)  # noqa: SLF001 (what url_to_fs calls)
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise InputError(f"{url}: expected a path or the URL of a store that fsspec knows, got: {error}") from error

@@ -396,8 +396,8 @@ def _decoded(read: tuple[str, bytes | ImageError]) -> tuple[str, NDArray[np.uint
 
 
 def _text(name: str) -> str:
-    """As Parquet can hold it: bytes of a name that are no text are replaced."""
-    return name.encode("utf-8", "replace").decode()
+    """As Parquet can hold it: a byte of a name that is no text, such as 0xE9, is written \\udce9."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _peak_mb() -> float:
