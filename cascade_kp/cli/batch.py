@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> int:
 
     from cascade_kp.apps.batch import Cluster, run_batch
     from cascade_kp.errors import StoreError
+    from cascade_kp.threads import terminated_as_interrupted
 
     images = errors = 0
     with tqdm(unit="shard", disable=None) as bar:
@@ -80,7 +81,8 @@ def main(arguments: list[str]) -> int:
             bar.write(f"cascade-kp: {text}", file=sys.stderr)
 
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker died
+            # Ray prints to stdout that a worker died.
+            with contextlib.redirect_stdout(sys.stderr), terminated_as_interrupted():
                 made = run_batch(
                     args.input,
                     args.output,

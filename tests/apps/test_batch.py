@@ -471,6 +471,23 @@ def test_a_lock_that_was_left_behind(tmp_path, held, age_s, taken):
     assert not (tmp_path / "_lock.json").exists()
 
 
+def test_two_runs_that_wait_for_a_dead_one(tmp_path, monkeypatch):
+    path = tmp_path / "_lock.json"
+    path.write_text(json.dumps({"owner": "dead", "host": "elsewhere", "pid": 1, "beat": 0.0}))
+    other = json.dumps({"owner": "other", "host": lock._host(), "pid": os.getpid(), "beat": time.time()})
+    put_away = lock._put_away
+
+    def late(store, owner):
+        path.write_text(other)  # it was quicker
+        put_away(store, owner)
+
+    monkeypatch.setattr(lock, "_put_away", late)
+    with pytest.raises(StoreError, match="that no other run writes to"), lock.hold(Store.of(str(tmp_path)), print):
+        pass
+    assert [one.name for one in tmp_path.iterdir()] == ["_lock.json"]
+    assert path.read_text() == other
+
+
 def test_a_lock_that_was_taken_over(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_S", 0.01)
     with lock.hold(Store.of(str(tmp_path)), print) as held:
@@ -616,7 +633,7 @@ def test_a_read_error_is_the_stores(tmp_path, photos, model, monkeypatch):
 
 @pytest.mark.usefixtures("in_process")
 def test_errors_are_tried_again(tmp_path, photos, model):
-    (photos / "some.txt").write_text("\n".join(["face-00.png", "face-01.png", "late.png", "cut.png", "face-02.png"]))
+    (photos / "some.txt").write_text("face-00.png\nface-01.png\nlate.png\ncut.png\nface-02.png\n")
     assert run(photos / "some.txt", tmp_path / "out", model, shard_size=2).errors == 2
     (photos / "face-03.png").rename(photos / "late.png")
     said = []
@@ -695,6 +712,30 @@ def test_a_shard_whose_workers_die_elsewhere(tmp_path, photos, model):
     assert not Worker(worker.Job(Store.of(str(tmp_path / "out")))).do(1).failure
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_worker_that_was_stopped_is_no_pictures_fault(tmp_path, photos, model, monkeypatch):
+    class Stopped(Worker):
+        def do(self, shard):
+            tries = {"attempt": 3, "deaths": {"5": 1}, "nameless": 0, "now": 5}  # one more, and it is given up
+            self._job.store.write(worker.tries_of(shard), json.dumps(tries).encode())
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "Worker", Stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, tmp_path / "out", model, shard_size=14)
+    assert not (tmp_path / "out" / "_lock.json").exists()
+    done = []
+    made = run(photos, tmp_path / "out", model, shard_size=14, progress=lambda *of: done.append(of[2]))
+    assert done[-1].attempt == 3
+    assert (made.images, made.errors) == (FACES, 2)
+
+
+def test_without_a_count_of_memory():
+    code = "import sys; sys.modules['resource'] = None; import cascade_kp.apps.batch.worker"
+    subprocess.run([sys.executable, "-c", code], check=True)  # as on Windows
+
+
 # ---------------------------------------------------------------------------------------------- the command, on Ray
 
 
@@ -736,6 +777,25 @@ def done_by(out, count, process):
             return {json.loads(mark.read_text())["pid"] for mark in marks}
         time.sleep(0.02)
     raise AssertionError(process.communicate())
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_terminated_run_says_so(tmp_path, encoded, model):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i in range(1000):
+        (folder / f"{i:03d}.png").write_bytes(encoded[f"face-{i % FACES:02d}.png"])
+    process = begin(folder, out, model)
+    done_by(out, 2, process)
+    process.terminate()
+    said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert " of 50 shards are done" in said
+    assert not (out / "_lock.json").exists()
+    assert all(json.loads(note.read_text())["stopped"] for note in (out / "_tries").iterdir())
 
 
 KILLER = """

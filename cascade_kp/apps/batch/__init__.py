@@ -6,6 +6,7 @@ all, `engine` spreads the workers with Ray Data, `lock` keeps a second run out, 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from cascade_kp.apps.batch.engine import Cluster, on_ray
 from cascade_kp.apps.batch.lock import hold
 from cascade_kp.apps.batch.plan import Settings, make_plan
 from cascade_kp.apps.batch.store import Store, require
-from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked, tries_of
+from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked, stopped, tries_of
 from cascade_kp.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -140,7 +141,12 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
         progress(before, plan.shards, None)
         if todo:
             job = Job(store, cluster.cpus, "cuda:0" if cluster.gpus else "cpu", backend)
-            workers = _work(job, todo, cluster, lock, before, progress)
+            try:
+                workers = _work(job, todo, cluster, lock, before, progress)
+            except KeyboardInterrupt:
+                with contextlib.suppress(StoreError):
+                    stopped(store)
+                raise
         return _summary(store, plan, before, workers, time.perf_counter() - began)
 
 

@@ -10,6 +10,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -128,8 +130,12 @@ def _begin(ray: Any, cluster: Cluster) -> None:  # noqa: ANN401 (a module)
         quiet |= {"address": "local", "include_dashboard": False, "num_cpus": cpus, "object_store_memory": store}
     else:
         quiet["address"] = cluster.address
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**quiet)
+        # Ray puts a handler of its own there, which ends the process; one that somebody chose stays in force.
+        if callable(ours) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
     except Exception as error:  # Ray raises nearly any type
         what = f"--address: expected a Ray cluster at {cluster.address}" if cluster.address else "expected Ray to start"
         raise InputError(f"{what}, got {reason(error)}") from error

@@ -209,7 +209,7 @@ def read_plan(store: Store) -> Plan | None:
 
 
 def _refuse_others(store: Store) -> None:
-    found = store.names("") - {"_lock.json", "_plan"}
+    found = {name for name in store.names("") if name != "_plan" and not name.startswith("_lock.json")}
     if found:
         what = f"{store.url}: expected an empty folder or one of an earlier run"
         raise InputError(f"{what}, got {', '.join(sorted(found)[:5])} and no plan")

@@ -221,23 +221,8 @@ def _parquet(
     source: Input, files: list[Entry], column: str, shard_size: Callable[[int], int]
 ) -> tuple[Input, list[Entry]]:
     """Row groups of Parquet files, long ones in slices."""
-
-    def look(entry: Entry) -> tuple[str, list[int]] | None:
-        url = source.url(entry.key)
-        try:
-            with _opened(url) as file:
-                meta = import_module("pyarrow.parquet").ParquetFile(file)
-                chosen = _column(meta.schema_arrow, column, url)
-                return chosen, [meta.metadata.row_group(i).num_rows for i in range(meta.num_row_groups)]
-        except CascadeError:
-            raise
-        except Exception as error:  # pyarrow and the stores raise many types
-            if len(files) > 1 and _is_damage(error):
-                return None
-            raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
-
     with ThreadPoolExecutor(_READERS) as pool:
-        looks = list(pool.map(look, files))
+        looks = list(pool.map(lambda entry: _look(source.url(entry.key), column, alone=len(files) == 1), files))
     names = {one[0] for one in looks if one}
     if not names:
         raise InputError(f"{source.given}: expected Parquet files, got {len(files):,} that are all damaged")
@@ -257,6 +242,21 @@ def _parquet(
     if not entries:
         raise InputError(f"{source.given}: expected rows, got none")
     return Input(source.given, source.root, "parquet", names.pop()), entries
+
+
+def _look(url: str, column: str, *, alone: bool) -> tuple[str, list[int]] | None:
+    """The column of a Parquet file, and the rows of its groups; None if it is damaged and one of several."""
+    try:
+        with _opened(url) as file:
+            table = import_module("pyarrow.parquet").ParquetFile(file)
+            chosen = _column(table.schema_arrow, column, url)
+            return chosen, [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+    except CascadeError:
+        raise
+    except Exception as error:  # pyarrow and the stores raise many types
+        if _is_damage(error) and not alone:
+            return None
+        raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
 
 
 def _column(schema: Any, wanted: str, url: str) -> str:  # noqa: ANN401 (pyarrow has no types)
@@ -356,7 +356,7 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
                 content = tar.extractfile(member)
                 data = b"" if content is None else content.read()
                 if len(data) != member.size:
-                    raise tarfile.ReadError("unexpected end of data")  # tarfile does not say it itself
+                    raise tarfile.ReadError("unexpected end of data")  # noqa: TRY301 (tarfile does not say it itself)
                 done += 1
                 tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
                 yield Picture(f"{name}#{member.name}", data)
@@ -378,20 +378,11 @@ def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
     if entry.group == _NO_GROUP:
         yield Picture(name, ImageError(f"{name}: expected a Parquet file, got one that is damaged or cut off"))
         return
-    parquet = import_module("pyarrow.parquet")
-    at, done = -1, 0
+    done = 0
     try:
-        with _opened(url) as file:
-            table = parquet.ParquetFile(file)
-            read = table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[source.column])
-            for batch in read:
-                if at + 1 >= entry.start + entry.count:
-                    break
-                for value in batch.column(0):
-                    at += 1
-                    if entry.start <= at < entry.start + entry.count:
-                        done += 1
-                        yield _of_row(url, f"{name}#{entry.group}:{at}", value.as_py())
+        for at, value in _cells(url, source.column, entry):
+            done += 1
+            yield _of_row(url, f"{name}#{entry.group}:{at}", value)
     except CascadeError:
         raise
     except Exception as error:  # pyarrow and the stores raise many types
@@ -402,6 +393,19 @@ def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
         wrong = ImageError(f"{name}: expected a whole Parquet file, got {reason(error)}")
         for row in range(entry.start + done, entry.start + entry.count):
             yield Picture(f"{name}#{entry.group}:{row}", wrong)
+
+
+def _cells(url: str, column: str, entry: Entry) -> Iterator[tuple[int, object]]:
+    """What a column holds in the rows of an entry, with their numbers in the row group."""
+    rows = range(entry.start, entry.start + entry.count)
+    at = 0
+    with _opened(url) as file:
+        table = import_module("pyarrow.parquet").ParquetFile(file)
+        for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[column]):
+            if at >= rows.stop:
+                return
+            yield from ((i, value.as_py()) for i, value in enumerate(batch.column(0), at) if i in rows)
+            at += len(batch)
 
 
 def _is_damage(error: Exception) -> bool:

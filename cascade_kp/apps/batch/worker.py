@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections import deque
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from cascade_kp.apps.batch.sources import Picture
     from cascade_kp.structures import Face
 
-__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked", "tries_of"]
+__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked", "stopped", "tries_of"]
 
 TABLES = ("faces", "images", "errors")
 
@@ -82,7 +81,7 @@ class Outcome:
         attempt: 1, or more where workers died on it.
         host: of the worker.
         pid: of the worker.
-        peak_mb: the most memory that the worker has held so far.
+        peak_mb: the most memory that the worker has held so far; 0 on Windows.
         named: the first of its errors.
         failure: why it is not done.
     """
@@ -305,12 +304,14 @@ class _Shard:
             return tries
         with contextlib.suppress(ValueError):  # a note that was cut off says only that there was one
             tries |= json.loads(content)
-        now = tries["now"]
-        if now is not None:
+        now, blameless = tries["now"], tries.pop("stopped", False)
+        if blameless:
+            pass  # by the user, and not by a picture
+        elif now is not None:
             tries["deaths"][str(now)] = tries["deaths"].get(str(now), 0) + 1
         elif tries["attempt"] > 1:
             tries["nameless"] += 1
-        tries.update(attempt=tries["attempt"] + 1, now=None)
+        tries.update(attempt=tries["attempt"] + (not blameless), now=None)
         if tries["nameless"] >= _NAMELESS:
             what = f"shard {self.shard}: expected a worker to finish it, got {tries['attempt'] - 1} that died"
             raise StoreError(
@@ -381,6 +382,14 @@ def marked(store: Store, shard: int) -> Outcome | None:
         return None
 
 
+def stopped(store: Store) -> None:
+    """Note of all shards at work that their workers were stopped: that is no picture's fault."""
+    for name in store.names("_tries"):
+        content = store.read(f"_tries/{name}")
+        with contextlib.suppress(ValueError):  # half a note
+            store.write(f"_tries/{name}", json.dumps({**json.loads(content or b"{}"), "stopped": True}).encode())
+
+
 def _read(picture: Picture) -> tuple[str, bytes | ImageError]:
     return picture.name, picture.read()
 
@@ -396,10 +405,13 @@ def _decoded(read: tuple[str, bytes | ImageError]) -> tuple[str, NDArray[np.uint
 
 
 def _text(name: str) -> str:
-    """As Parquet can hold it: a byte of a name that is no text, such as 0xE9, is written \\udce9."""
+    """As Parquet can hold it: a byte of a name that is no text, such as 0xE9, is written as an escape, ``udce9``."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "win32":  # which has no such count
+        return 0.0
+    resource = import_module("resource")
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
