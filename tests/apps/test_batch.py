@@ -194,7 +194,7 @@ def test_tars(tmp_path, encoded, model, ending):
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut after a member"])
+@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut after a member", "zeros"])
 def test_a_tar_that_is_damaged_between_two_members(tmp_path, encoded, model, damage):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, content in encoded.items():
@@ -204,14 +204,17 @@ def test_a_tar_that_is_damaged_between_two_members(tmp_path, encoded, model, dam
     with tarfile.open(tmp_path / "a.tar") as tar:
         at = tar.getmembers()[5].offset
     whole = bytearray((tmp_path / "a.tar").read_bytes())
-    whole[at + 10] ^= 0xFF
-    kept = {"header": None, "cut in a header": at + 200, "cut after a member": at}[damage]
-    (tmp_path / "a.tar").write_bytes(whole[:kept])
+    if damage == "zeros":  # as the end of a tar that another was joined to
+        whole[at : at + 1024] = bytes(1024)
+    else:
+        whole[at + 10] ^= 0xFF
+    (tmp_path / "a.tar").write_bytes(whole[: {"cut in a header": at + 200, "cut after a member": at}.get(damage)])
     made = run(tmp_path / "a.tar", tmp_path / "out", model)
     assert (made.images, made.errors) == (5, 1)
     (wrong,) = rows(tmp_path / "out", "errors")
     assert wrong["image"] == str(tmp_path / "a.tar")
-    assert f"damage after 5 pictures (ReadError: neither a member nor the tar's end at byte {at:,}" in wrong["reason"]
+    what = "data after its end" if damage == "zeros" else f"neither a member nor the tar's end at byte {at:,}"
+    assert f"damage after 5 pictures (ReadError: {what}" in wrong["reason"]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -360,7 +363,7 @@ def test_small_inputs_are_for_all_workers(tmp_path, encoded, model):
     # The plan stays, whatever there is of workers.
     assert run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=1), **more).before == 5
     run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=6), **more)
-    assert said == [f"{tmp_path / 'a.parquet'}: 5 shards, so that only so many of 6 workers have work"]
+    assert said == [f"{tmp_path / 'a.parquet'}: work for 5 of 6 workers: there are no more shards"]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -131,7 +131,7 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
             say=say,
         )
         if plan.shards < cluster.expected:
-            say(f"{source}: {plan.shards:,} shards, so that only so many of {cluster.expected:,} workers have work")
+            say(f"{source}: work for {plan.shards:,} of {cluster.expected:,} workers: there are no more shards")
         store.make("_done", "_tries", *TABLES)
         if retry_errors:
             _forget_errors(store, plan, say)

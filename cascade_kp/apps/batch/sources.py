@@ -339,7 +339,8 @@ class _Member(tarfile.TarInfo):
         try:
             return super().fromtarfile(tar)
         except tarfile.HeaderError as error:
-            if isinstance(error, tarfile.EOFHeaderError) or not tar.offset:  # of no tar at all, tarfile says so
+            end = isinstance(error, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
+            if end or not tar.offset:  # of no tar at all, tarfile says so itself
                 raise
             raise tarfile.ReadError(f"neither a member nor the tar's end at byte {tar.offset:,}: {error}") from error
 
@@ -360,6 +361,10 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
                 done += 1
                 tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
                 yield Picture(f"{name}#{member.name}", data)
+            rest: Any = tar.fileobj
+            while block := rest.read(1 << 20):
+                if block.strip(b"\0"):
+                    raise tarfile.ReadError("data after its end")  # noqa: TRY301 (as where two tars are joined)
     except _DAMAGE as error:
         what = f"{name}: expected a whole tar, got damage after {done:,} pictures ({reason(error)})"
         yield Picture(name, ImageError(what))
