@@ -478,13 +478,13 @@ def test_two_runs_that_wait_for_a_dead_one(tmp_path, monkeypatch):
     path = tmp_path / "_lock.json"
     path.write_text(json.dumps({"owner": "dead", "host": "elsewhere", "pid": 1, "beat": 0.0}))
     other = json.dumps({"owner": "other", "host": lock._host(), "pid": os.getpid(), "beat": time.time()})
-    put_away = lock._put_away
+    rename = os.rename
 
-    def late(store, owner):
-        path.write_text(other)  # it was quicker
-        put_away(store, owner)
+    def late(source, target):
+        path.write_text(other)  # between the last look and the taking away
+        rename(source, target)
 
-    monkeypatch.setattr(lock, "_put_away", late)
+    monkeypatch.setattr(os, "rename", late)
     with pytest.raises(StoreError, match="that no other run writes to"), lock.hold(Store.of(str(tmp_path)), print):
         pass
     assert [one.name for one in tmp_path.iterdir()] == ["_lock.json"]

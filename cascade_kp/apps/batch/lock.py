@@ -157,10 +157,11 @@ def _create(store: Store, content: bytes) -> bool:
 def _put_away(store: Store, owner: object) -> None:
     """Take a dead run's lock away, and no other's: a second run that waits may have taken over in the meantime."""
     path = store.path(_NAME)[1]
+    held = _read(store)
+    if held is None or held.get("owner") != owner:
+        return
     if not store.local:  # an object cannot be renamed: the heartbeat finds out what slips through here
-        held = _read(store)
-        if held is not None and held.get("owner") == owner:
-            store.remove(_NAME)
+        store.remove(_NAME)
         return
     aside = f"{_NAME}.{secrets.token_hex(8)}"
     try:
