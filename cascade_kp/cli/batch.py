@@ -43,11 +43,14 @@ class Batch:
     backend: Literal["auto", "torch", "onnxruntime"] = "auto"
     """What runs the networks."""
     shard_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Pictures that are done, or done again, together: 1000 by default. A tar is one shard."""
+    """Pictures that are done, or done again, together; by default 20 to 1000, so that each worker has some shards. A
+    tar is one shard."""
     column: str = ""
     """Column of Parquet files that holds the pictures or their paths; by default found by its name."""
     extend: bool = False
     """Add what is new in INPUT since OUTPUT was begun."""
+    retry_errors: bool = False
+    """Do shards with errors again, as after a share went away or with more memory."""
     address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """A Ray cluster, such as auto or ray-head:6379; by default one of this machine alone, for as long as the run."""
 
@@ -62,6 +65,7 @@ def main(arguments: list[str]) -> int:
 
     from cascade_kp.apps.batch import Cluster, run_batch
     from cascade_kp.errors import StoreError
+    from cascade_kp.threads import terminated_as_interrupted
 
     images = errors = 0
     with tqdm(unit="shard", disable=None) as bar:
@@ -77,7 +81,8 @@ def main(arguments: list[str]) -> int:
             bar.write(f"cascade-kp: {text}", file=sys.stderr)
 
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker died
+            # Ray prints to stdout that a worker died.
+            with contextlib.redirect_stdout(sys.stderr), terminated_as_interrupted():
                 made = run_batch(
                     args.input,
                     args.output,
@@ -89,6 +94,7 @@ def main(arguments: list[str]) -> int:
                     shard_size=args.shard_size,
                     column=args.column,
                     extend=args.extend,
+                    retry_errors=args.retry_errors,
                     cluster=Cluster(args.workers, args.cpus_per_worker, args.gpus_per_worker, args.address),
                     say=say,
                     progress=progress,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from cascade_kp.errors import ImageError, InputError
+from cascade_kp.threads import terminated_as_interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cascade_kp.apps.video import Followed
     from cascade_kp.video import VideoReader
 
@@ -76,7 +72,7 @@ def main(arguments: list[str]) -> int:
     except ImageError as error:
         print(f"cascade-kp: {error}", file=sys.stderr)
         return 1
-    with video, _terminated_as_interrupted():
+    with video, terminated_as_interrupted():
         done = _follow(args, video)
     for path, what in done.written.items():
         print(f"{path}: {what}")
@@ -86,25 +82,6 @@ def main(arguments: list[str]) -> int:
         print(f"cascade-kp: stopped after {done.frames:,} frames", file=sys.stderr)
         return 130
     return 1 if done.problems else 0
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """`kill`, `docker stop` and a terminal that is closed end it as Ctrl-C does: with the files finished."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread has a say in signals
-        return
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no terminal that hangs up
-        number = getattr(signal, name, None)
-        # What is to be ignored, as after nohup, stays so; None is a handler that we could not put back.
-        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-            before[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _follow(args: Video, video: VideoReader) -> Followed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.server
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,6 +194,30 @@ def test_tars(tmp_path, encoded, model, ending):
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut after a member", "zeros"])
+def test_a_tar_that_is_damaged_between_two_members(tmp_path, encoded, model, damage):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in encoded.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        at = tar.getmembers()[5].offset
+    whole = bytearray((tmp_path / "a.tar").read_bytes())
+    if damage == "zeros":  # as the end of a tar that another was joined to
+        whole[at : at + 1024] = bytes(1024)
+    else:
+        whole[at + 10] ^= 0xFF
+    (tmp_path / "a.tar").write_bytes(whole[: {"cut in a header": at + 200, "cut after a member": at}.get(damage)])
+    made = run(tmp_path / "a.tar", tmp_path / "out", model)
+    assert (made.images, made.errors) == (5, 1)
+    (wrong,) = rows(tmp_path / "out", "errors")
+    assert wrong["image"] == str(tmp_path / "a.tar")
+    what = "data after its end" if damage == "zeros" else f"neither a member nor the tar's end at byte {at:,}"
+    assert f"damage after 5 pictures (ReadError: {what}" in wrong["reason"]
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("form", ["bytes", "struct", "path"])
 def test_parquet(tmp_path, encoded, model, form):
     folder = tmp_path / "tables"
@@ -207,13 +233,64 @@ def test_parquet(tmp_path, encoded, model, form):
     pq.write_table(pa.table({"label": list(range(FACES + 1)), column: cells}), folder / "a.parquet", row_group_size=5)
     made = run(folder / "a.parquet", tmp_path / "out", model, shard_size=3)
     assert (made.images, made.errors) == (FACES, 1)
-    assert made.shards == (5 if form == "path" else 3)  # paths are cut finer than row groups
+    assert made.shards == 5  # row groups are cut
     (wrong,) = rows(tmp_path / "out", "errors")
     assert "empty cell" in wrong["reason"]
     if form != "path":
         assert wrong["image"] == f"{folder / 'a.parquet'}#2:2"
     with pytest.raises(InputError, match="expected a column 'photo', got label"):
         run(folder / "a.parquet", tmp_path / "other", model, column="photo")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("at", [0, 0.5])  # its header, and in the middle of the data
+def test_a_damaged_row_group(tmp_path, encoded, model, at):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    table = pa.table({"image": list(encoded.values())})
+    pq.write_table(table, folder / "a.parquet", row_group_size=4, use_dictionary=False, compression="gzip")
+    content = bytearray((folder / "a.parquet").read_bytes())
+    (folder / "cut.parquet").write_bytes(content[: len(content) // 2])
+    column = pq.ParquetFile(folder / "a.parquet").metadata.row_group(1).column(0)
+    start = column.data_page_offset + int(at * column.total_compressed_size)
+    content[start : start + 64] = b"\xff" * 64
+    (folder / "a.parquet").write_bytes(content)
+    made = run(folder, tmp_path / "out", model)
+    assert (made.images, made.errors, made.shards) == (8, 5, 4)
+    wrong = {row["image"]: row["reason"] for row in rows(tmp_path / "out", "errors")}
+    assert "damaged or cut off" in wrong.pop(str(folder / "cut.parquet"))
+    assert set(wrong) == {f"{folder / 'a.parquet'}#1:{row}" for row in range(4)}
+    assert run(folder, tmp_path / "out", model).before == 4
+    (folder / "a.parquet").unlink()
+    (folder / "empty.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="got 2 that are all damaged"):
+        run(folder, tmp_path / "other", model)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_bad_urls_in_a_list(tmp_path, photos, model):
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(int(self.path.strip("/").removesuffix(".png")))
+
+        def log_message(self, *_):
+            pass
+
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        lines = ["face-00.png", "nosuch://a.png", f"{at}/403.png", f"{at}/410.png"]
+        (photos / "some.txt").write_text("\n".join(lines))
+        made = run(photos / "some.txt", tmp_path / "out", model)
+        assert (made.images, made.errors) == (1, 3)
+        wrong = {row["image"]: row["reason"] for row in rows(tmp_path / "out", "errors")}
+        assert "store that fsspec knows" in wrong["nosuch://a.png"]
+        assert "403" in wrong[f"{at}/403.png"]
+        (photos / "some.txt").write_text(f"{at}/429.png")
+        with pytest.raises(StoreError, match=r"429\.png: expected to read it, got .*429.*\(3 tries\)"):
+            run(photos / "some.txt", tmp_path / "busy", model)
+        server.shutdown()
 
 
 @pytest.mark.usefixtures("in_process")
@@ -246,6 +323,21 @@ def test_what_cannot_be_an_input(tmp_path, photos, model):
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("given", ["photos", "photos/**/*.png"])
+def test_a_folder_that_may_not_be_read(tmp_path, photos, model, monkeypatch, given):
+    scandir = os.scandir
+
+    def denied(path):  # root may read everything, so that no mode says it
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=rf"got Permission denied of {photos / 'more'}"):
+        run(tmp_path / given, tmp_path / "out", model)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_an_object_store(encoded, model):
     fs = memory.MemoryFileSystem()
     for name, content in encoded.items():
@@ -257,6 +349,52 @@ def test_an_object_store(encoded, model):
         assert pq.read_table(file)["image"][0].as_py() == "memory://bucket/photos/face-00.png"
     assert not fs.exists("/bucket/out/_lock.json")
     fs.rm("/bucket", recursive=True)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_small_inputs_are_for_all_workers(tmp_path, encoded, model):
+    content = encoded["face-00.png"]
+    pq.write_table(pa.table({"image": [content] * 100}), tmp_path / "a.parquet")
+    said = []
+    more = {"shard_size": None, "say": said.append}
+    assert run(tmp_path / "a.parquet", tmp_path / "one", model, cluster=batch.Cluster(workers=1), **more).shards == 4
+    assert run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=5), **more).shards == 5
+    assert not said
+    # The plan stays, whatever there is of workers.
+    assert run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=1), **more).before == 5
+    run(tmp_path / "a.parquet", tmp_path / "two", model, cluster=batch.Cluster(workers=6), **more)
+    assert said == [f"{tmp_path / 'a.parquet'}: work for 5 of 6 workers: there are no more shards"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_names_that_are_no_text_or_look_like_urls(tmp_path, encoded, model):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    strange = [b"a::b.png", b"x#1?.png"]
+    if sys.platform == "linux":
+        strange.append(b"\xe9t\xe9.png")
+    for name in strange:
+        (folder / os.fsdecode(name)).write_bytes(encoded["face-00.png"])
+    assert run(folder, tmp_path / "out", model).images == len(strange)
+    assert run(folder, tmp_path / "out", model).before == 1
+    assert f"{folder}/a::b.png" in names(tmp_path / "out", "images")
+    if sys.platform == "linux":
+        assert rf"{folder}/\udce9t\udce9.png" in names(tmp_path / "out", "images")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_list_in_another_order(tmp_path, photos, model):
+    lines = [f"face-{i:02d}.png" for i in range(6)]
+    (photos / "some.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert run(photos / "some.txt", tmp_path / "out", model).images == 6
+    (photos / "some.txt").write_text("\n".join(lines[::-1]))
+    assert run(photos / "some.txt", tmp_path / "out", model).before == 2
+    exactly_once(tmp_path / "out", lines)
+    # A line that goes and comes again is no news either.
+    (photos / "some.txt").write_text("\n".join(lines[1:]))
+    run(photos / "some.txt", tmp_path / "out", model, extend=True)
+    (photos / "some.txt").write_text("\n".join(lines))
+    assert run(photos / "some.txt", tmp_path / "out", model).before == 2
 
 
 # ---------------------------------------------------------------------------------------------- another run
@@ -334,6 +472,23 @@ def test_a_lock_that_was_left_behind(tmp_path, held, age_s, taken):
         assert json.loads((tmp_path / "_lock.json").read_text())["pid"] == os.getpid()
     assert "taken over from a run that is dead" in said[0]
     assert not (tmp_path / "_lock.json").exists()
+
+
+def test_two_runs_that_wait_for_a_dead_one(tmp_path, monkeypatch):
+    path = tmp_path / "_lock.json"
+    path.write_text(json.dumps({"owner": "dead", "host": "elsewhere", "pid": 1, "beat": 0.0}))
+    other = json.dumps({"owner": "other", "host": lock._host(), "pid": os.getpid(), "beat": time.time()})
+    rename = os.rename
+
+    def late(source, target):
+        path.write_text(other)  # between the last look and the taking away
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(StoreError, match="that no other run writes to"), lock.hold(Store.of(str(tmp_path)), print):
+        pass
+    assert [one.name for one in tmp_path.iterdir()] == ["_lock.json"]
+    assert path.read_text() == other
 
 
 def test_a_lock_that_was_taken_over(tmp_path, monkeypatch):
@@ -443,6 +598,56 @@ def test_a_store_that_is_gone_stops_the_run_early(tmp_path, photos, model, monke
     assert len(asked) == 3
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_an_input_that_goes_away(tmp_path, photos, model, left):
+    def away(done, _total, _outcome):
+        if done == 1:
+            photos.rename(tmp_path / "away")
+            if left == "an empty folder":  # as where a share was mounted
+                photos.mkdir()
+
+    with pytest.raises(StoreError, match=r"expected the input to be there still, got nothing: .* 1 of 4 shards"):
+        run(photos, tmp_path / "out", model, progress=away)
+    if left == "an empty folder":
+        photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    made = run(photos, tmp_path / "out", model)
+    assert (made.before, made.images, made.errors) == (1, FACES, 2)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_read_error_is_the_stores(tmp_path, photos, model, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    read = LocalFileSystem.cat_file
+
+    def broken(self, path, *args, **more):
+        if path.endswith("face-03.png"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, path, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "cat_file", broken)
+        with pytest.raises(StoreError, match=r"face-03\.png: expected to read it, got Input/output error \(3 tries\)"):
+            run(photos, tmp_path / "out", model)
+    assert run(photos, tmp_path / "out", model).images == FACES
+
+
+@pytest.mark.usefixtures("in_process")
+def test_errors_are_tried_again(tmp_path, photos, model):
+    (photos / "some.txt").write_text("face-00.png\nface-01.png\nlate.png\ncut.png\nface-02.png\n")
+    assert run(photos / "some.txt", tmp_path / "out", model, shard_size=2).errors == 2
+    (photos / "face-03.png").rename(photos / "late.png")
+    said = []
+    made = run(photos / "some.txt", tmp_path / "out", model, shard_size=2, retry_errors=True, say=said.append)
+    assert (made.before, made.images, made.errors) == (2, 4, 1)
+    assert said == [f"{tmp_path / 'out'}: 1 shards with 2 errors are done again"]
+    assert len(names(tmp_path / "out", "errors")) == 1
+    assert len(names(tmp_path / "out", "images")) == 4
+    assert run(photos / "some.txt", tmp_path / "out", model, shard_size=2).before == 3
+
+
 # ---------------------------------------------------------------------------------------------- bad pictures
 
 
@@ -510,6 +715,30 @@ def test_a_shard_whose_workers_die_elsewhere(tmp_path, photos, model):
     assert not Worker(worker.Job(Store.of(str(tmp_path / "out")))).do(1).failure
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_worker_that_was_stopped_is_no_pictures_fault(tmp_path, photos, model, monkeypatch):
+    class Stopped(Worker):
+        def do(self, shard):
+            tries = {"attempt": 3, "deaths": {"5": 1}, "nameless": 0, "now": 5}  # one more, and it is given up
+            self._job.store.write(worker.tries_of(shard), json.dumps(tries).encode())
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "Worker", Stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, tmp_path / "out", model, shard_size=14)
+    assert not (tmp_path / "out" / "_lock.json").exists()
+    done = []
+    made = run(photos, tmp_path / "out", model, shard_size=14, progress=lambda *of: done.append(of[2]))
+    assert done[-1].attempt == 3
+    assert (made.images, made.errors) == (FACES, 2)
+
+
+def test_without_a_count_of_memory():
+    code = "import sys; sys.modules['resource'] = None; import cascade_kp.apps.batch.worker"
+    subprocess.run([sys.executable, "-c", code], check=True)  # as on Windows
+
+
 # ---------------------------------------------------------------------------------------------- the command, on Ray
 
 
@@ -551,6 +780,25 @@ def done_by(out, count, process):
             return {json.loads(mark.read_text())["pid"] for mark in marks}
         time.sleep(0.02)
     raise AssertionError(process.communicate())
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_terminated_run_says_so(tmp_path, encoded, model):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i in range(1000):
+        (folder / f"{i:03d}.png").write_bytes(encoded[f"face-{i % FACES:02d}.png"])
+    process = begin(folder, out, model)
+    done_by(out, 2, process)
+    process.terminate()
+    said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert " of 50 shards are done" in said
+    assert not (out / "_lock.json").exists()
+    assert all(json.loads(note.read_text())["stopped"] for note in (out / "_tries").iterdir())
 
 
 KILLER = """

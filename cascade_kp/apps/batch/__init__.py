@@ -6,6 +6,7 @@ all, `engine` spreads the workers with Ray Data, `lock` keeps a second run out, 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from cascade_kp.apps.batch.engine import Cluster, on_ray
 from cascade_kp.apps.batch.lock import hold
 from cascade_kp.apps.batch.plan import Settings, make_plan
 from cascade_kp.apps.batch.store import Store, require
-from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked
+from cascade_kp.apps.batch.worker import TABLES, Job, Outcome, mark_of, marked, stopped, tries_of
 from cascade_kp.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
     shard_size: int | None = None,
     column: str = "",
     extend: bool = False,
+    retry_errors: bool = False,
     cluster: Cluster | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int, Outcome | None], None] = lambda *_: None,
@@ -90,10 +92,11 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
         min_score: as of `Pipeline`.
         whole_picture: each picture is one face; nothing is detected.
         backend: as of `Pipeline`.
-        shard_size: pictures that are done, or done again, together; 1000 by default. A tar and a row group of Parquet
-            are shards as they are.
+        shard_size: pictures that are done, or done again, together; by default 20 to 1000, so that each worker has
+            some shards. A tar is one shard; row groups of Parquet are cut where they are longer.
         column: of Parquet, that holds the pictures, or their paths; found out by its name if empty.
         extend: pictures that are new in the source since the folder was begun are added.
+        retry_errors: shards with errors are done again, whole and to the same names.
         cluster: what may be used; one worker for each core by default.
         say: is told what a user should know.
         progress: is told how many shards are done, of how many, and what became of the last one.
@@ -117,16 +120,51 @@ def run_batch(  # noqa: PLR0913 (as the command has options)
     began = time.perf_counter()
     store.make("", "_plan")
     with hold(store, say) as lock:
-        plan = make_plan(store, str(source), settings, shard_size=shard_size, column=column, extend=extend, say=say)
+        plan = make_plan(
+            store,
+            str(source),
+            settings,
+            shard_size=shard_size,
+            workers=cluster.expected,
+            column=column,
+            extend=extend,
+            say=say,
+        )
+        if plan.shards < cluster.expected:
+            say(f"{source}: work for {plan.shards:,} of {cluster.expected:,} workers: there are no more shards")
         store.make("_done", "_tries", *TABLES)
+        if retry_errors:
+            _forget_errors(store, plan, say)
         marks = store.names("_done")
         todo = [shard for shard in range(plan.shards) if mark_of(shard).removeprefix("_done/") not in marks]
         before, workers = plan.shards - len(todo), 0
         progress(before, plan.shards, None)
         if todo:
             job = Job(store, cluster.cpus, "cuda:0" if cluster.gpus else "cpu", backend)
-            workers = _work(job, todo, cluster, lock, before, progress)
+            try:
+                workers = _work(job, todo, cluster, lock, before, progress)
+            except KeyboardInterrupt:
+                with contextlib.suppress(StoreError):
+                    stopped(store)
+                raise
         return _summary(store, plan, before, workers, time.perf_counter() - began)
+
+
+def _forget_errors(store: Store, plan: Plan, say: Callable[[str], None]) -> None:
+    """Take the marks from shards that have errors, so that they are done again."""
+
+    def forget(shard: int) -> int:
+        mark = marked(store, shard)
+        if mark is None or not mark.errors:
+            return 0
+        store.remove(tries_of(shard))
+        store.remove(mark_of(shard))
+        return mark.errors
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        errors = [count for count in pool.map(forget, range(plan.shards)) if count]
+    if errors:
+        say(f"{store.url}: {len(errors):,} shards with {sum(errors):,} errors are done again")
 
 
 def _work(

@@ -10,6 +10,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ import cv2
 from cascade_kp.apps.batch.store import reason
 from cascade_kp.apps.batch.worker import Job, Outcome, Worker
 from cascade_kp.errors import InputError, StoreError
+from cascade_kp.threads import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +47,11 @@ class Cluster:
     cpus: int = 1
     gpus: float = 0.0
     address: str | None = None
+
+    @property
+    def expected(self) -> int:
+        """Workers that there will probably be: before Ray has started nobody knows."""
+        return self.workers or max(usable_cores() // self.cpus, 1)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -122,8 +130,12 @@ def _begin(ray: Any, cluster: Cluster) -> None:  # noqa: ANN401 (a module)
         quiet |= {"address": "local", "include_dashboard": False, "num_cpus": cpus, "object_store_memory": store}
     else:
         quiet["address"] = cluster.address
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**quiet)
+        # Ray puts a handler of its own there, which ends the process; one that somebody chose stays in force.
+        if callable(ours) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
     except Exception as error:  # Ray raises nearly any type
         what = f"--address: expected a Ray cluster at {cluster.address}" if cluster.address else "expected Ray to start"
         raise InputError(f"{what}, got {reason(error)}") from error

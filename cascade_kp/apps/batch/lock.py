@@ -104,9 +104,7 @@ def hold(store: Store, say: Callable[[str], None]) -> Iterator[Lock]:
                 f"after its last sign"
             )
         say(f"{store.url}: taken over from a run that is dead, {_who(held)}, last heard of {age:.0f} s ago")
-        again = _read(store)
-        if again is not None and again.get("owner") == held.get("owner"):
-            store.remove(_NAME)
+        _put_away(store, held.get("owner"))
     stop = threading.Event()
 
     def beats() -> None:
@@ -156,19 +154,44 @@ def _create(store: Store, content: bytes) -> bool:
     return True
 
 
-def _read(store: Store) -> dict[str, Any] | None:
-    content = store.read(_NAME)
+def _put_away(store: Store, owner: object) -> None:
+    """Take a dead run's lock away, and no other's: a second run that waits may have taken over in the meantime."""
+    path = store.path(_NAME)[1]
+    held = _read(store)
+    if held is None or held.get("owner") != owner:
+        return
+    if not store.local:  # an object cannot be renamed: the heartbeat finds out what slips through here
+        store.remove(_NAME)
+        return
+    aside = f"{_NAME}.{secrets.token_hex(8)}"
+    try:
+        os.rename(path, store.path(aside)[1])  # noqa: PTH104 (a name may be no text); only one of several succeeds
+        held = _read(store, aside)
+        if held is not None and held.get("owner") != owner:
+            with contextlib.suppress(FileExistsError):  # a third was quicker: the heartbeat tells the second
+                os.link(store.path(aside)[1], path)  # alive: given back
+        store.remove(aside)
+    except FileNotFoundError:  # another's, by now
+        return
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path}: expected to take over a dead run's lock, got {error.strerror}") from error
+
+
+def _read(store: Store, name: str = _NAME) -> dict[str, Any] | None:
+    content = store.read(name)
     if content is None:
         return None
     try:
         held = json.loads(content)
     except ValueError:  # being written; or by a machine that lost its power
-        return {"beat": _modified(store)}
+        return {"beat": _modified(store, name)}
     return held if isinstance(held, dict) else {}
 
 
-def _modified(store: Store) -> float:
-    fs, path = store.path(_NAME)
+def _modified(store: Store, name: str) -> float:
+    fs, path = store.path(name)
     try:
         return float(fs.modified(path).timestamp())
     except Exception:  # noqa: BLE001 (not every store knows, and the object may be gone)

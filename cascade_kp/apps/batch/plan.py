@@ -10,6 +10,7 @@ import bisect
 import hashlib
 import itertools
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
     from cascade_kp.apps.batch.store import Store
 
-__all__ = ["SHARD_SIZE", "Part", "Plan", "Settings", "make_plan", "read_plan"]
+__all__ = ["Part", "Plan", "Settings", "make_plan", "read_plan"]
 
-SHARD_SIZE = 1000
-_FORMAT = 1
+_SHARD_SIZES = (20, 1000)  # by default: a shard costs four small files, and is what a death costs again
+_SHARDS_A_WORKER = 4  # so that none waits long for the last one
+_FORMAT = 2
 _NAME = "_plan/plan.json"
 _OF_ENTRY = ("key", "size", "group", "start", "count")
 
@@ -124,7 +126,7 @@ class Plan:
         what = f"{store.at(part.file)}: expected to read shard {shard} of the plan"
         table = _listing(store.at(part.file))
         columns = patiently(lambda: table.read_row_group(shard - ends[which] + part.shards).to_pydict(), what)
-        return [Entry(*row) for row in zip(*(columns[name] for name in _OF_ENTRY), strict=True)]
+        return _entries(columns)
 
 
 def make_plan(
@@ -133,6 +135,7 @@ def make_plan(
     settings: Settings,
     *,
     shard_size: int | None,
+    workers: int,
     column: str,
     extend: bool,
     say: Callable[[str], None],
@@ -143,7 +146,8 @@ def make_plan(
         store: the results; this run holds its lock.
         given: the input.
         settings: of this run.
-        shard_size: pictures a shard; None for what the plan says, or `SHARD_SIZE`.
+        shard_size: pictures a shard; None for what the plan says, or else what gives each worker some shards.
+        workers: that will probably be there.
         column: of Parquet; found out if empty.
         extend: what is new in the input since becomes further shards.
         say: is told what was found.
@@ -153,8 +157,14 @@ def make_plan(
         StoreError: The store does not answer.
     """
     old = read_plan(store)
-    size = shard_size or (old.shard_size if old else SHARD_SIZE)
-    source, entries = find_input(given, apart_from=store.url, column=column, shard_size=size)
+
+    def size_of(pictures: int) -> int:
+        least, most = _SHARD_SIZES
+        fitting = min(most, max(least, math.ceil(pictures / (_SHARDS_A_WORKER * workers))))
+        return shard_size or (old.shard_size if old else fitting)
+
+    source, entries = find_input(given, apart_from=store.url, column=column, shard_size=size_of)
+    size = size_of(sum(abs(entry.count) for entry in entries))
     digest = _digest(entries)
     if old is None:
         _refuse_others(store)
@@ -164,7 +174,8 @@ def make_plan(
         if digest == old.listing:
             return old
         entries = _new(store, old, entries, given, extend=extend)
-        say(f"{given}: {len(entries):,} new, added to the plan")
+        if entries:
+            say(f"{given}: {len(entries):,} new, added to the plan")
         plan = Plan(old.source, settings, size, old.parts, digest)
     if entries:
         plan = _with_part(store, plan, entries)
@@ -198,7 +209,7 @@ def read_plan(store: Store) -> Plan | None:
 
 
 def _refuse_others(store: Store) -> None:
-    found = store.names("") - {"_lock.json", "_plan"}
+    found = {name for name in store.names("") if name != "_plan" and not name.startswith("_lock.json")}
     if found:
         what = f"{store.url}: expected an empty folder or one of an earlier run"
         raise InputError(f"{what}, got {', '.join(sorted(found)[:5])} and no plan")
@@ -235,7 +246,7 @@ def _new(store: Store, old: Plan, entries: Sequence[Entry], given: str, *, exten
     )
     if changed:
         raise InputError(f"{given}: expected what {store.url} was planned for, got {got}. Choose another folder for it")
-    if not extend:
+    if got and not extend:
         raise InputError(
             f"{given}: expected what {store.url} was planned for, got {got}. --extend adds what is new; what is gone "
             f"and not yet done becomes a row of the errors table"
@@ -248,24 +259,28 @@ def _planned(store: Store, plan: Plan) -> list[Entry]:
     for part in plan.parts:
         table = _listing(store.at(part.file))
         columns = patiently(table.read, f"{store.at(part.file)}: expected to read it").to_pydict()
-        found += [Entry(*row) for row in zip(*(columns[name] for name in _OF_ENTRY), strict=True)]
+        found += _entries(columns)
     return found
+
+
+def _entries(columns: dict[str, list[Any]]) -> list[Entry]:
+    """Of a listing, where names are bytes: on Linux they need not be text."""
+    names = [name.decode("utf-8", "surrogateescape") for name in columns["key"]]
+    return [Entry(*row) for row in zip(names, *(columns[name] for name in _OF_ENTRY[1:]), strict=True)]
 
 
 def _with_part(store: Store, plan: Plan, entries: list[Entry]) -> Plan:
     """The plan and, written, a further part of its listing."""
     pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    types = (pa.string(), pa.int64(), pa.int32(), pa.int64(), pa.int64())
+    types = (pa.binary(), pa.int64(), pa.int32(), pa.int64(), pa.int64())
     schema = pa.schema(list(zip(_OF_ENTRY, types, strict=True)))
     sink = pa.BufferOutputStream()
     shards = 0
     with parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
         for shard in shards_of(plan.source, entries, plan.shard_size):
             rows = {name: [getattr(entry, name) for entry in shard] for name in _OF_ENTRY}
-            try:
-                writer.write_table(pa.table(rows, schema=schema), row_group_size=len(shard))
-            except UnicodeEncodeError as error:
-                raise InputError(f"{plan.source.given}: expected names that are text, got {error.object!r}") from error
+            rows["key"] = [name.encode("utf-8", "surrogateescape") for name in rows["key"]]
+            writer.write_table(pa.table(rows, schema=schema), row_group_size=len(shard))
             shards += 1
     name = f"_plan/listing-{len(plan.parts)}.parquet"
     store.write(name, sink.getvalue().to_pybytes())
@@ -287,9 +302,10 @@ def _listing(url: str) -> Any:  # noqa: ANN401 (pyarrow has no types)
 
 
 def _digest(entries: Sequence[Entry]) -> str:
+    """Of what there is, in whatever order: that of a list may change."""
     digest = hashlib.sha256()
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: (entry.key, entry.group, entry.start)):
         digest.update(
-            f"{entry.key}\0{entry.size}\0{entry.group}\0{entry.start}\0{entry.count}\n".encode(errors="surrogatepass")
+            f"{entry.key}\0{entry.size}\0{entry.group}\0{entry.start}\0{entry.count}\n".encode(errors="surrogateescape")
         )
     return digest.hexdigest()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import posixpath
 import tarfile
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cascade_kp.apps.batch.store import fetch, open_url, patiently, reason
+from cascade_kp.apps.batch.store import fetch, is_local, open_url, patiently, reason
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
 from cascade_kp.images import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Entry", "Input", "Kind", "Picture", "find_input", "shards_of"]
+__all__ = ["Entry", "Input", "Kind", "Picture", "find_input", "pictures", "require_root", "shards_of"]
 
 Kind = Literal["pictures", "list", "tar", "parquet"]
 
@@ -30,6 +32,7 @@ _COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "path", "url", "uri"
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 _ROWS_AT_ONCE = 16  # of Parquet: encoded pictures in memory
 _READERS = 16
+_NO_GROUP = -1  # a Parquet file that cannot be opened: one row of errors
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Entry:
     Attributes:
         key: the path below the input's root; of a list, the line.
         size: bytes, -1 where the store does not say; a change of it is a change of the input.
-        group: row group.
+        group: row group; -1 of a Parquet file that was found damaged as a whole.
         start: first row in the group.
         count: pictures, -1 where only reading tells.
     """
@@ -102,7 +105,9 @@ class Picture:
 # --------------------------------------------------------------------------------------------------- listing
 
 
-def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int = 1000) -> tuple[Input, list[Entry]]:
+def find_input(
+    given: str, *, apart_from: str, column: str, shard_size: Callable[[int], int]
+) -> tuple[Input, list[Entry]]:
     """List what a user calls the input.
 
     Args:
@@ -110,7 +115,7 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
             line (relative ones are relative to its folder).
         apart_from: absolute path or URL of the results, which are no input.
         column: of Parquet; found out if empty.
-        shard_size: pictures that are worth a shard of their own.
+        shard_size: pictures of a shard, by how many there are; row groups are cut into slices of so many rows.
 
     Returns:
         The input and its entries, in an order that does not depend on the store.
@@ -133,7 +138,8 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
     except OSError as error:
         if isinstance(error, CascadeError):
             raise
-        raise InputError(f"{given}: expected a folder, a file or a pattern, got {reason(error)}") from error
+        where = f" of {error.filename}" if error.filename else ""
+        raise InputError(f"{given}: expected a folder, a file or a pattern, got {reason(error)}{where}") from error
     spared = open_url(apart_from)[1].rstrip("/") + "/"
     top = top.rstrip("/") + "/"
     entries: dict[Kind, list[Entry]] = {"pictures": [], "tar": [], "parquet": []}
@@ -157,6 +163,8 @@ def find_input(given: str, *, apart_from: str, column: str = "", shard_size: int
 def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  # noqa: ANN401 (fsspec has no types)
     """Files of a folder or pattern, the folder as given, and as the store calls it."""
     fs.invalidate_cache()  # what is there now, and not what this process saw before
+    if is_local(fs):
+        fs = _strict()
     if fs.exists(path):
         return fs.find(path, detail=True), given.rstrip("/") or "/", path
     signs = [given.find(sign) for sign in "*?[" if sign in given]
@@ -165,6 +173,17 @@ def _found(fs: Any, path: str, given: str) -> tuple[dict[str, Any], str, str]:  
     head = given[: min(signs)]
     named = head.rsplit("/", 1)[0] if "/" in head else ""
     return fs.glob(path, detail=True), named, open_url(named or ".")[1]
+
+
+@cache
+def _strict() -> Any:  # noqa: ANN401 (fsspec has no types)
+    """The machine's file systems, where a folder that cannot be read is an error; fsspec leaves it out in silence."""
+    local = import_module("fsspec.implementations.local").LocalFileSystem
+
+    def walk(self: Any, path: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        return local.walk(self, path, *args, **{**more, "on_error": "raise"})  # which calls itself without on_error
+
+    return type("Strict", (local,), {"walk": walk})()
 
 
 def _kind(path: str) -> Kind | None:
@@ -176,7 +195,9 @@ def _kind(path: str) -> Kind | None:
     return "pictures" if posixpath.splitext(lower)[1] in SUFFIXES else None
 
 
-def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tuple[Input, list[Entry]]:
+def _single(
+    given: str, url: str, size: int, column: str, shard_size: Callable[[int], int]
+) -> tuple[Input, list[Entry]]:
     """An input that is one file."""
     kind = _kind(url)
     if kind == "tar":
@@ -186,7 +207,7 @@ def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tu
     if not url.lower().endswith(_LISTS):
         expected = f"a folder, a tar, a Parquet file, or a list in a file {' or '.join(_LISTS)}"
         raise InputError(f"{given}: expected {expected}; single pictures are for cascade-kp predict")
-    lines = fetch(url).decode("utf-8", "surrogateescape").splitlines()
+    lines = fetch(url).decode("utf-8-sig", "surrogateescape").splitlines()
     named = [line for line in lines if line.strip()]
     if not named:
         raise InputError(f"{given}: expected a path or URL in each line, got none")
@@ -196,32 +217,26 @@ def _single(given: str, url: str, size: int, column: str, shard_size: int) -> tu
     return Input(given, posixpath.dirname(url), "list"), [Entry(line) for line in named]
 
 
-def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) -> tuple[Input, list[Entry]]:
-    """Row groups of Parquet files; groups of paths, which may be long, in slices."""
-
-    def look(entry: Entry) -> tuple[str, bool, list[int]]:
-        url = source.url(entry.key)
-        try:
-            with _opened(url) as file:
-                meta = import_module("pyarrow.parquet").ParquetFile(file)
-                chosen, is_path = _column(meta.schema_arrow, column, url)
-                return chosen, is_path, [meta.metadata.row_group(i).num_rows for i in range(meta.num_row_groups)]
-        except CascadeError:
-            raise
-        except Exception as error:  # pyarrow and the stores raise many types
-            raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
-
+def _parquet(
+    source: Input, files: list[Entry], column: str, shard_size: Callable[[int], int]
+) -> tuple[Input, list[Entry]]:
+    """Row groups of Parquet files, long ones in slices."""
     with ThreadPoolExecutor(_READERS) as pool:
-        looks = list(pool.map(look, files))
-    names = {chosen for chosen, _, _ in looks}
+        looks = list(pool.map(lambda entry: _look(source.url(entry.key), column, alone=len(files) == 1), files))
+    names = {one[0] for one in looks if one}
+    if not names:
+        raise InputError(f"{source.given}: expected Parquet files, got {len(files):,} that are all damaged")
     if len(names) > 1:
         raise InputError(
             f"{source.given}: expected one column of pictures in all files, got {', '.join(sorted(names))}"
         )
+    step = shard_size(sum(sum(one[1]) if one else 1 for one in looks))
     entries: list[Entry] = []
-    for entry, (_, is_path, groups) in zip(files, looks, strict=True):
-        for group, rows in enumerate(groups):
-            step = shard_size if is_path else max(rows, 1)  # pictures of a group are read together
+    for entry, one in zip(files, looks, strict=True):
+        if one is None:
+            entries.append(Entry(entry.key, entry.size, _NO_GROUP))
+            continue
+        for group, rows in enumerate(one[1]):
             starts = range(0, rows, step)
             entries += [Entry(entry.key, entry.size, group, start, min(step, rows - start)) for start in starts]
     if not entries:
@@ -229,20 +244,33 @@ def _parquet(source: Input, files: list[Entry], column: str, shard_size: int) ->
     return Input(source.given, source.root, "parquet", names.pop()), entries
 
 
-def _column(schema: Any, wanted: str, url: str) -> tuple[str, bool]:  # noqa: ANN401 (pyarrow has no types)
-    """The column of pictures, and whether it holds paths."""
+def _look(url: str, column: str, *, alone: bool) -> tuple[str, list[int]] | None:
+    """The column of a Parquet file, and the rows of its groups; None if it is damaged and one of several."""
+    try:
+        with _opened(url) as file:
+            table = import_module("pyarrow.parquet").ParquetFile(file)
+            chosen = _column(table.schema_arrow, column, url)
+            return chosen, [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+    except CascadeError:
+        raise
+    except Exception as error:  # pyarrow and the stores raise many types
+        if _is_damage(error) and not alone:
+            return None
+        raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
+
+
+def _column(schema: Any, wanted: str, url: str) -> str:  # noqa: ANN401 (pyarrow has no types)
+    """The column of pictures or their paths."""
     pa = import_module("pyarrow")
     name = wanted or next((name for name in _COLUMNS if name in schema.names), "")
     if name not in schema.names:
         expected = f"a column {wanted!r}" if wanted else f"a column of pictures ({', '.join(_COLUMNS)}), or --column"
         raise InputError(f"{url}: expected {expected}, got {', '.join(schema.names)}")
     kind = schema.field(name).type
-    if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
-        return name, False
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return name, False
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return name, True
+    is_struct = pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}
+    of = pa.types
+    if is_struct or any(test(kind) for test in (of.is_binary, of.is_large_binary, of.is_string, of.is_large_string)):
+        return name
     raise InputError(f"{url}: expected column {name!r} to hold bytes, paths, or a struct of both, got {kind}")
 
 
@@ -271,56 +299,123 @@ def pictures(source: Input, entries: Iterable[Entry]) -> Iterator[Picture]:
             yield Picture(source.name(entry.key), source.url(entry.key))
 
 
+def require_root(source: Input) -> None:
+    """Tell a file that is gone from an input that went away as a whole, such as a share that is no longer mounted.
+
+    Raises:
+        StoreError: The input is not there, or a folder of this machine is empty, as the place of a share is.
+    """
+    fs, path = open_url(source.root)
+    what = f"{source.root}: expected the input to be there still"
+    try:
+        there = patiently(lambda: _is_there(fs, path), what)
+    except OSError as error:
+        if isinstance(error, CascadeError):
+            raise
+        raise StoreError(f"{what}, got {reason(error)}") from error
+    if not there:
+        raise StoreError(f"{what}, got nothing: did a share or a disk go away?")
+
+
+def _is_there(fs: Any, path: str) -> bool:  # noqa: ANN401 (fsspec has no types)
+    if not is_local(fs):
+        return bool(fs.exists(path))
+    if not os.path.isdir(path):  # noqa: PTH112 (a name may be no text)
+        return os.path.exists(path)  # noqa: PTH110
+    with os.scandir(path) as found:
+        return next(found, None) is not None
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header must be whole: tarfile takes a damaged or missing one for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        """The next member.
+
+        Raises:
+            tarfile.ReadError: There is neither a member nor the two empty blocks that end a tar.
+        """
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            end = isinstance(error, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
+            if end or not tar.offset:  # of no tar at all, tarfile says so itself
+                raise
+            raise tarfile.ReadError(f"neither a member nor the tar's end at byte {tar.offset:,}: {error}") from error
+
+
 def _members(source: Input, entry: Entry) -> Iterator[Picture]:
     """The pictures of a tar, read from its beginning to its end; a damaged one ends in an error of its own row."""
     url, name = source.url(entry.key), source.name(entry.key) or source.given
     done = 0
     try:
-        with _opened(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        with _opened(url) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
             for member in tar:
                 if not member.isfile() or _kind(member.name) != "pictures":
                     continue
                 content = tar.extractfile(member)
                 data = b"" if content is None else content.read()
                 if len(data) != member.size:
-                    raise tarfile.ReadError("unexpected end of data")  # tarfile does not say it itself
+                    raise tarfile.ReadError("unexpected end of data")  # noqa: TRY301 (tarfile does not say it itself)
                 done += 1
                 tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
                 yield Picture(f"{name}#{member.name}", data)
+            rest: Any = tar.fileobj
+            while block := rest.read(1 << 20):
+                if block.strip(b"\0"):
+                    raise tarfile.ReadError("data after its end")  # noqa: TRY301 (as where two tars are joined)
     except _DAMAGE as error:
         what = f"{name}: expected a whole tar, got damage after {done:,} pictures ({reason(error)})"
         yield Picture(name, ImageError(what))
     except FileNotFoundError:
+        require_root(source)
         yield Picture(name, ImageError(f"{name}: expected a tar, got no such file"))
-    except OSError as error:
-        if isinstance(error, CascadeError):
-            raise
+    except CascadeError:
+        raise
+    except Exception as error:  # the stores raise many types
         raise StoreError(f"{url}: expected to read it, got {reason(error)}") from error
 
 
 def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
     """Pictures of rows of a row group, named by the row's number in it."""
     url, name = source.url(entry.key), source.name(entry.key) or source.given
-    parquet = import_module("pyarrow.parquet")
-    at, done = -1, 0
+    if entry.group == _NO_GROUP:
+        yield Picture(name, ImageError(f"{name}: expected a Parquet file, got one that is damaged or cut off"))
+        return
+    done = 0
     try:
-        with _opened(url) as file:
-            table = parquet.ParquetFile(file)
-            read = table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[source.column])
-            for batch in read:
-                for value in batch.column(0):
-                    at += 1
-                    if entry.start <= at < entry.start + entry.count:
-                        done += 1
-                        yield _of_row(url, f"{name}#{entry.group}:{at}", value.as_py())
-    except (FileNotFoundError, ValueError) as error:  # pyarrow says ValueError of damage
+        for at, value in _cells(url, source.column, entry):
+            done += 1
+            yield _of_row(url, f"{name}#{entry.group}:{at}", value)
+    except CascadeError:
+        raise
+    except Exception as error:  # pyarrow and the stores raise many types
+        if isinstance(error, FileNotFoundError):
+            require_root(source)
+        elif not _is_damage(error):
+            raise StoreError(f"{url}: expected to read row group {entry.group}, got {reason(error)}") from error
         wrong = ImageError(f"{name}: expected a whole Parquet file, got {reason(error)}")
         for row in range(entry.start + done, entry.start + entry.count):
             yield Picture(f"{name}#{entry.group}:{row}", wrong)
-    except OSError as error:
-        if isinstance(error, CascadeError):
-            raise
-        raise StoreError(f"{url}: expected to read row group {entry.group}, got {reason(error)}") from error
+
+
+def _cells(url: str, column: str, entry: Entry) -> Iterator[tuple[int, object]]:
+    """What a column holds in the rows of an entry, with their numbers in the row group."""
+    rows = range(entry.start, entry.start + entry.count)
+    at = 0
+    with _opened(url) as file:
+        table = import_module("pyarrow.parquet").ParquetFile(file)
+        for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[column]):
+            if at >= rows.stop:
+                return
+            yield from ((i, value.as_py()) for i, value in enumerate(batch.column(0), at) if i in rows)
+            at += len(batch)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether pyarrow says so of what it read: with ValueError, or OSError without the number that systems give."""
+    return isinstance(error, ValueError | NotImplementedError) or (type(error) is OSError and error.errno is None)
 
 
 def _of_row(url: str, name: str, value: object) -> Picture:

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["DELAYS_S", "Store", "fetch", "open_url", "patiently", "require"]
+__all__ = ["DELAYS_S", "Store", "fetch", "is_local", "open_url", "patiently", "require"]
 
 DELAYS_S: tuple[float, ...] = (1.0, 4.0, 16.0)
 """Seconds before each further try at a store that does not answer."""
 
-# What an operating system says of one file. Everything else (time-outs, connections, throttling) is of the store.
+# What an operating system says of one file. Everything else (time-outs, connections, throttling, EIO of a network share
+# that went away) is of the store.
 _OF_THE_FILE = {
     errno.ENOENT,
     errno.EACCES,
@@ -37,9 +38,9 @@ _OF_THE_FILE = {
     errno.ENOTDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
-    errno.EIO,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_NOT_NOW = {408, 425, 429}  # HTTP: time-out, too early, too many requests
 
 _Result = TypeVar("_Result")
 
@@ -68,6 +69,9 @@ def open_url(url: str) -> tuple[Any, str]:
     """
     fsspec = import_module("fsspec")  # not at the top: it comes with an extra
     try:
+        if "://" not in url:  # fsspec would take a file a::b.png for b.png in a store a
+            fs = fsspec.filesystem("file")
+            return fs, fs._strip_protocol(url)  # noqa: SLF001 (what url_to_fs calls)
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise InputError(f"{url}: expected a path or the URL of a store that fsspec knows, got: {error}") from error
@@ -104,6 +108,8 @@ def patiently(call: Callable[[], _Result], what: str) -> _Result:
                 raise
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
                 raise  # stores raise these without a number
+            if _is_refused(error):
+                raise OSError(None, reason(error)) from error
             full = isinstance(error, OSError) and error.errno in _FULL
             if delay is None or full:
                 tries = "" if full else f" ({1 + len(DELAYS_S)} tries)"
@@ -112,16 +118,27 @@ def patiently(call: Callable[[], _Result], what: str) -> _Result:
     raise AssertionError("the last try returns or raises")  # pragma: no cover
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether a web server said that it will not give this file, and not that it has no time for it now."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in _NOT_NOW
+
+
 def fetch(url: str) -> bytes:
     """The content of a file.
 
     Raises:
-        ImageError: This file is to blame.
+        ImageError: This file, or its URL, is to blame.
+        InputError: The library for such stores is missing.
         StoreError: The store does not answer.
     """
-    fs, path = open_url(url)
     try:
+        fs, path = open_url(url)
         return bytes(patiently(lambda: fs.cat_file(path), f"{url}: expected to read it"))
+    except InputError as error:
+        if isinstance(error.__cause__, ImportError):  # of all that lie in such a store
+            raise
+        raise ImageError(str(error)) from error
     except OSError as error:
         if isinstance(error, CascadeError):
             raise
@@ -150,12 +167,12 @@ class Store:
     def of(cls, url: str) -> Store:
         """The store of a path or URL as given."""
         fs, path = open_url(url)
-        return cls(path if _is_local(fs) else url.rstrip("/"))
+        return cls(path if is_local(fs) else url.rstrip("/"))
 
     @property
     def local(self) -> bool:
         """On a file system of the machine."""
-        return _is_local(open_url(self.url)[0])
+        return is_local(open_url(self.url)[0])
 
     def at(self, name: str) -> str:
         """The URL of something in it."""
@@ -211,7 +228,7 @@ class Store:
 
         def call() -> None:
             # An object appears when it is complete; a file does so by being renamed.
-            if not _is_local(fs):
+            if not is_local(fs):
                 fs.pipe_file(path, content)
                 return
             try:
@@ -262,5 +279,6 @@ class Store:
         return {str(one).rstrip("/").rsplit("/", 1)[-1] for one in found}
 
 
-def _is_local(fs: Any) -> bool:  # noqa: ANN401 (fsspec has no types)
+def is_local(fs: Any) -> bool:  # noqa: ANN401 (fsspec has no types)
+    """Whether it is one of the machine's own file systems, network shares among them."""
     return bool(isinstance(fs, import_module("fsspec.implementations.local").LocalFileSystem))

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections import deque
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from cascade_kp.apps.batch.sources import Picture
     from cascade_kp.structures import Face
 
-__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked"]
+__all__ = ["TABLES", "Job", "Outcome", "Worker", "mark_of", "marked", "stopped", "tries_of"]
 
 TABLES = ("faces", "images", "errors")
 
@@ -82,7 +81,7 @@ class Outcome:
         attempt: 1, or more where workers died on it.
         host: of the worker.
         pid: of the worker.
-        peak_mb: the most memory that the worker has held so far.
+        peak_mb: the most memory that the worker has held so far; 0 on Windows.
         named: the first of its errors.
         failure: why it is not done.
     """
@@ -104,6 +103,11 @@ class Outcome:
 def mark_of(shard: int) -> str:
     """The name of a shard's mark."""
     return f"_done/{shard:05d}.json"
+
+
+def tries_of(shard: int) -> str:
+    """The name of the note of a shard's tries."""
+    return f"_tries/{shard:05d}.json"
 
 
 class Worker:
@@ -170,9 +174,10 @@ class _Shard:
 
     def __init__(self, job: Job, plan: Plan, pipe: Pipeline, shard: int) -> None:
         self.job, self.store, self.plan, self.pipe, self.shard = job, job.store, plan, pipe, shard
-        self.tries = f"_tries/{shard:05d}.json"
+        self.tries = tries_of(shard)
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.count = 0  # of pictures
+        self.missing = False  # any of them
 
     def do(self) -> Outcome:
         try:
@@ -199,6 +204,8 @@ class _Shard:
                 listed = sources.pictures(self.plan.source, entries)
         if tries["attempt"] > 1:
             self._alone(listed, tries)
+        if self.missing:
+            sources.require_root(self.plan.source)
         expected = sum(entry.count for entry in entries)
         if all(entry.count >= 0 for entry in entries) and self.count != expected:
             what = f"{self.store.url}: expected {expected:,} pictures in shard {self.shard}, as planned"
@@ -297,12 +304,14 @@ class _Shard:
             return tries
         with contextlib.suppress(ValueError):  # a note that was cut off says only that there was one
             tries |= json.loads(content)
-        now = tries["now"]
-        if now is not None:
+        now, blameless = tries["now"], tries.pop("stopped", False)
+        if blameless:
+            pass  # by the user, and not by a picture
+        elif now is not None:
             tries["deaths"][str(now)] = tries["deaths"].get(str(now), 0) + 1
         elif tries["attempt"] > 1:
             tries["nameless"] += 1
-        tries.update(attempt=tries["attempt"] + 1, now=None)
+        tries.update(attempt=tries["attempt"] + (not blameless), now=None)
         if tries["nameless"] >= _NAMELESS:
             what = f"shard {self.shard}: expected a worker to finish it, got {tries['attempt'] - 1} that died"
             raise StoreError(
@@ -320,6 +329,7 @@ class _Shard:
         """Rows of one picture."""
         of = {"image": _text(name), "shard": self.shard, "index": number}
         if isinstance(result, CascadeError) or not isinstance(size, tuple):
+            self.missing |= isinstance(getattr(result, "__cause__", None), FileNotFoundError)
             self.rows["errors"].append({**of, "reason": _text(str(result).removeprefix(f"{name}: "))})
             return
         height, width = size
@@ -372,6 +382,14 @@ def marked(store: Store, shard: int) -> Outcome | None:
         return None
 
 
+def stopped(store: Store) -> None:
+    """Note of all shards at work that their workers were stopped: that is no picture's fault."""
+    for name in store.names("_tries"):
+        content = store.read(f"_tries/{name}")
+        with contextlib.suppress(ValueError):  # half a note
+            store.write(f"_tries/{name}", json.dumps({**json.loads(content or b"{}"), "stopped": True}).encode())
+
+
 def _read(picture: Picture) -> tuple[str, bytes | ImageError]:
     return picture.name, picture.read()
 
@@ -387,10 +405,13 @@ def _decoded(read: tuple[str, bytes | ImageError]) -> tuple[str, NDArray[np.uint
 
 
 def _text(name: str) -> str:
-    """As Parquet can hold it: bytes of a name that are no text are replaced."""
-    return name.encode("utf-8", "replace").decode()
+    """As Parquet can hold it: a byte of a name that is no text, such as 0xE9, is written as an escape, ``udce9``."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "win32":  # which has no such count
+        return 0.0
+    resource = import_module("resource")
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
