@@ -68,6 +68,7 @@ _LIDS = [37, 38, 43, 44]
 _CLOSED = np.concatenate([np.zeros(25), [1 / 3, 2 / 3, 1, 1, 1, 0.75, 0.5, 0.25], np.zeros(27)])
 _BLINK = 0.05
 _EYES = (36, 45)
+_NEAR = 0.3  # of a face's size: found there
 
 
 class Followed:
@@ -83,11 +84,11 @@ class Followed:
     def __init__(self, pipe: Pipeline, one: clips.Still, motion: str, seed: int) -> None:
         made = list(clips.clip(one, motion, _FRAMES, np.random.default_rng(seed)))
         results = list(pipe.track([frame for frame, _ in made], fps=clips.FPS, smooth=False))
-        faces = [largest(result) for result in results if isinstance(result, list) and result]
-        self.found = len(faces) == len(made)
-        self.raw = np.array([face.keypoints for face in faces], np.float64)
         self.ways = np.array([matrix for _, matrix in made])
         self.labels = one.points
+        faces = [nearest(result, truth) for result, truth in zip(results, self.truth(), strict=True)]
+        self.found = None not in faces
+        self.raw = np.array([face.keypoints for face in faces if face is not None], np.float64)
 
     def mean(self) -> Array:
         """(F, K, 2) px, where the moving face carries the networks' mean answer."""
@@ -107,9 +108,11 @@ class Followed:
         return float(np.linalg.norm(mean[:, _EYES[0]] - mean[:, _EYES[1]], axis=-1).mean())
 
 
-def largest(faces: list[Face]) -> Face:
-    """The face whose box is largest."""
-    return max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
+def nearest(result: list[Face] | CascadeError, truth: Array) -> Face | None:
+    """The face at the labels; another may show at the picture's edge, since a head moves its whole photograph."""
+    faces = [] if isinstance(result, CascadeError) else result
+    at = [face for face in faces if np.linalg.norm(face.keypoints.mean(axis=0) - truth.mean(axis=0)) < _NEAR * _FACE_PX]
+    return max(at, key=lambda face: face.score, default=None)
 
 
 def rms(values: Array) -> float:

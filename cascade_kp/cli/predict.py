@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
         stage=args.stage,
         device=args.device,
         backend=args.backend,
-        threads=args.threads or (1 if len(paths) > 1 else None),  # of several pictures each core has its own
+        threads=1 if args.threads is None and len(paths) > 1 else args.threads,  # each core has pictures of its own
         min_score=args.min_score,
     )
     failed, done = 0, 0
