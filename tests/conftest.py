@@ -19,9 +19,14 @@ THREADS = 2
 
 
 def pytest_configure() -> None:
-    """A job in the background ignores Ctrl-C, and so would what it starts; tests ask what happens at a terminal."""
+    """A job in the background ignores Ctrl-C, one under nohup a closed terminal, and so would what it starts.
+
+    Tests ask what happens at a terminal.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
