@@ -147,18 +147,19 @@ def from_coco(
         annotation = document.face(number)
         if annotation is None:
             continue
-        if not annotation.has_points or np.isnan(annotation.points(scores=True)).all():
+        points = annotation.points(scores=True) if annotation.has_points else None
+        if points is None or np.isnan(points).all():
             left_out += 1
             continue
-        found[annotation.picture.where].append(_coco_face(annotation, known, is_ours=document.is_ours))
+        found[annotation.picture.where].append(_coco_face(annotation, points, known, is_ours=document.is_ours))
     if left_out:
         _log.warning("%s: left out %d annotations without labelled keypoints", document.source, left_out)
     return [(picture.name, found[picture.where]) for picture in document.pictures.values()]
 
 
-def _coco_face(annotation: Annotation, scheme: Scheme, *, is_ours: bool) -> Face:
-    """One annotation as a face."""
-    points, box = annotation.points(scores=True), annotation.box()
+def _coco_face(annotation: Annotation, points: NDArray[np.float64], scheme: Scheme, *, is_ours: bool) -> Face:
+    """One annotation, whose points are (K, 2), as a face."""
+    box = annotation.box()
     score, coarse = annotation.entry.get("score"), _by_keypoint(annotation, "coarse", 2)
     try:
         return _face(

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from turned_case import FACE as ASTRONAUT_FACE
+from turned_case import turned
 
 from cascade_kp import detect
 from cascade_kp.detect import BoostedDetector, BoxMap, box_iou, non_maximum_suppression, rotate_boxes
@@ -20,25 +22,12 @@ from cascade_kp.errors import ConfigError, ImageError, InputError, ModelError
 
 Image = npt.NDArray[np.uint8]
 
-# Tight box of the astronaut's face (ear to ear, brows to chin), read off an enlarged picture: good to 3 px.
-ASTRONAUT_FACE = np.array([[182.0, 88.0, 265.0, 178.0]])
-
 
 @pytest.fixture(scope="module")
 def astronaut() -> Image:
     """``(512, 512, 3)`` uint8 RGB with one face."""
     data = pytest.importorskip("skimage.data")
     return np.asarray(data.astronaut(), dtype=np.uint8)
-
-
-def turned(image: Image, degrees: float) -> tuple[Image, npt.NDArray[np.float64]]:
-    """The square picture turned clockwise about its centre, and the face box that goes with it."""
-    side = image.shape[0]
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turn = np.array([[cos, -sin], [sin, cos]])
-    shift = turn @ np.full(2, 0.5 - side / 2) + side / 2 - 0.5
-    out = cv2.warpAffine(image, np.c_[turn, shift], (side, side), borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(out, np.uint8), rotate_boxes(ASTRONAUT_FACE - side / 2, degrees) + side / 2
 
 
 def best(boxes: npt.NDArray[np.float32]) -> int:

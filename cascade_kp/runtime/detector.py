@@ -44,8 +44,8 @@ class SingleShotDetector:
     """Finds faces of any size and of most rolls; safe to share between threads and to pickle.
 
     Args:
-        max_side: larger pictures are reduced to this longest side, px, before the search. The smallest face that can
-            be found is about 12 px in the reduced picture.
+        max_side: larger pictures are reduced to this longest side, px, before the search. The network was trained on
+            faces of 13 px and more in what it sees.
         min_face: faces smaller than this (root of the area of the tight box, px of the picture) are not looked for,
             which saves time; 0 looks for all.
         min_score: candidates below this score are dropped, [0, 1].

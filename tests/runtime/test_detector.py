@@ -10,31 +10,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from turned_case import FACE, turned
 
-from cascade_kp.detect import box_iou, rotate_boxes
+from cascade_kp.detect import box_iou
 from cascade_kp.errors import ConfigError, ImageError, InputError, ModelError
 from cascade_kp.models.single_shot import STRIDES, SingleShotNet, cell_centres
 from cascade_kp.runtime import detector as module
 from cascade_kp.runtime.detector import SingleShotDetector, load_detector
-
-# Tight box of the astronaut's face (ear to ear, brows to chin), read off an enlarged picture: good to 3 px.
-FACE = np.array([[182.0, 88.0, 265.0, 178.0]])
 
 
 @pytest.fixture(scope="module")
 def astronaut():
     """(512, 512, 3) with one face."""
     return pytest.importorskip("skimage.data").astronaut()
-
-
-def turned(image, degrees):
-    """The square picture turned clockwise about its centre, and the face's box."""
-    side = image.shape[0]
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turn = np.array([[cos, -sin], [sin, cos]])
-    shift = turn @ np.full(2, 0.5 - side / 2) + side / 2 - 0.5
-    out = cv2.warpAffine(image, np.c_[turn, shift], (side, side), borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(out, np.uint8), rotate_boxes(FACE - side / 2, degrees) + side / 2
 
 
 def best(boxes):
