@@ -123,7 +123,7 @@ def trained(result: Any) -> str:  # noqa: ANN401 (a result as JSON, or as readme
         return f"as shipped: {epochs['steps']:,} steps of stage one, from `ibug68`"
     if result["settings"]["budget"] == "smoke":
         return f"smoke: {epochs['steps']} step{'s' if epochs['steps'] > 1 else ''}"
-    done = f"{epochs['done']:.0f}"
-    if epochs["asked"] < epochs["recipe"]:
-        return f"reduced: {done} of {epochs['recipe']} epochs" + (", stopped early" if epochs["stopped_early"] else "")
-    return f"{done} of {epochs['recipe']} epochs" + (", stopped early" if epochs["stopped_early"] else "")
+    reduced = "reduced: " if epochs["asked"] < epochs["recipe"] else ""
+    early = ", stopped early" if epochs["stopped_early"] else ""
+    half = ", in bfloat16" if result["settings"]["precision"] == "bf16-mixed" else ""
+    return f"{reduced}{epochs['done']:.0f} of {epochs['recipe']} epochs{early}{half}"

@@ -1,7 +1,8 @@
 """Trains every system we descend from, and measures them side by side.
 
     python -m benchmarks.zoo --budget smoke [--only ROW ...]
-    python -m benchmarks.zoo --budget full --data DIR --faces DATA [--only ROW ...] [--epochs N] [--again]
+    python -m benchmarks.zoo --budget full --data DIR --faces DATA [--only ROW ...] [--epochs N] [--precision P]
+        [--again]
     python -m benchmarks.zoo --budget full --data DIR --only kaggle15
     python -m benchmarks.zoo --report
 
@@ -15,7 +16,9 @@ also chose the weights. `cascade_paper...` has its NME, inter-ocular, on the 554
 kaggle15, the embedded model, is measured beside them as it ships, as `cascade-kp submit` asks it.
 
 `full` writes one JSON a row to benchmarks/results/zoo and passes over rows that are there, trained for as long.
---epochs N trains no longer than N epochs; the JSON then says that the budget was reduced. `smoke` trains one step
+--epochs N trains no longer than N epochs; the JSON then says that the budget was reduced. --precision bf16-mixed
+trains in bfloat16, which processors with instructions for it do several times faster; the JSON and the table say so,
+and the measurement is in float32 all the same. `smoke` trains one step
 of every row on a few faces drawn in code: it shows that all of it runs, needs no data, and its figures mean nothing.
 --report trains nothing, prints what is there, and draws the figure of the missing labels.
 
@@ -107,12 +110,13 @@ of single calls, one thread, from a decoded picture and its box.""",
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def recipe_of(row: str, *, epochs: int | None = None, smoke: bool = False) -> Recipe:
+def recipe_of(row: str, *, epochs: int | None = None, precision: str | None = None, smoke: bool = False) -> Recipe:
     """The recipe of a row.
 
     Args:
         row: its name.
         epochs: no more than so many.
+        precision: of the training's arithmetic, where it is not the recipe's.
         smoke: one step of a small batch, on drawn faces.
     """
     system = ROWS[row]
@@ -120,13 +124,17 @@ def recipe_of(row: str, *, epochs: int | None = None, smoke: bool = False) -> Re
     asked = load_recipe(f"zoo/{system.recipe}").coarse.epochs
     if epochs is not None and epochs < asked:
         settings["epochs"] = str(epochs)
+    if precision is not None:
+        settings["run.precision"] = precision
     if smoke:
         settings |= {"epochs": "0", "steps": "1", "batch": "2", "validate_every": "1", "data.validation": ""}
         settings["optim.lr"] = "1e-4"  # one large step alone would only throw the weights about
     return load_recipe(f"zoo/{system.recipe}", list(settings.items()))
 
 
-def measured(row: str, data: Path, faces: Path, work: Path, *, epochs: int | None, smoke: bool) -> dict[str, Any]:
+def measured(
+    row: str, data: Path, faces: Path, work: Path, *, epochs: int | None, precision: str | None, smoke: bool
+) -> dict[str, Any]:
     """Train a row to its end, or take it as trained, and measure it.
 
     Args:
@@ -135,6 +143,7 @@ def measured(row: str, data: Path, faces: Path, work: Path, *, epochs: int | Non
         faces: folder of 300-W.
         work: folder for the trainings of this budget.
         epochs: at most.
+        precision: as of :func:`recipe_of`.
         smoke: as of :func:`recipe_of`.
 
     Returns:
@@ -143,10 +152,12 @@ def measured(row: str, data: Path, faces: Path, work: Path, *, epochs: int | Non
     Raises:
         CascadeError: the data is missing, or the training failed.
     """
-    system, recipe = ROWS[row], recipe_of(row, epochs=epochs, smoke=smoke)
-    asked = load_recipe(f"zoo/{system.recipe}").coarse.epochs
-    # Another length is another training, with a checkpoint of its own.
-    folder = work / (row if smoke or recipe.coarse.epochs == asked else f"{row}-{recipe.coarse.epochs}")
+    system, recipe = ROWS[row], recipe_of(row, epochs=epochs, precision=precision, smoke=smoke)
+    plain = load_recipe(f"zoo/{system.recipe}")
+    asked = plain.coarse.epochs
+    # Another length or precision is another training, with a checkpoint of its own.
+    name = row if smoke or recipe.coarse.epochs == asked else f"{row}-{recipe.coarse.epochs}"
+    folder = work / (name if recipe.run == plain.run else f"{name}-{recipe.run.precision}")
     folder.mkdir(parents=True, exist_ok=True)
     root = faces if system.faces == "300w" else data
     (work / "cache").mkdir(exist_ok=True)
@@ -169,6 +180,7 @@ def measured(row: str, data: Path, faces: Path, work: Path, *, epochs: int | Non
             "budget": "smoke" if smoke else "full",
             "missing": recipe.data.missing,
             "seed": recipe.seed,
+            "precision": recipe.run.precision,
             "threads": torch.get_num_threads(),
         },
         "epochs": {
@@ -215,6 +227,7 @@ def shipped(data: Path) -> dict[str, Any]:
             "budget": "full",
             "missing": "mask",
             "seed": int(info.recipe["seed"]),
+            "precision": "32-true",
             "threads": torch.get_num_threads(),
         },
         "epochs": {
@@ -448,6 +461,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--faces", type=Path, help="folder of the data sets, for cascade_paper")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=[*ROWS, OURS], metavar="ROW")
     parser.add_argument("--epochs", type=int, help="no more epochs than this, and say so")
+    parser.add_argument("--precision", choices=["bf16-mixed"], help="train so, and say so")
     parser.add_argument("--again", action="store_true", help="rows that have a result too")
     parser.add_argument("--report", action="store_true", help="train nothing, print what is there, draw the figure")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="folder of the trainings")
@@ -473,11 +487,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = None if folder is None else folder / f"{row}.json"
         if path is not None and path.exists() and not args.again:
             results[row] = json.loads(path.read_text(encoding="utf-8"))
-            if results[row]["epochs"]["asked"] >= recipe_of(row, epochs=args.epochs, smoke=smoke).coarse.epochs:
+            wanted = 0 if row == OURS else recipe_of(row, epochs=args.epochs, smoke=smoke).coarse.epochs
+            if results[row]["epochs"]["asked"] >= wanted:
                 print(f"{row}: there already", flush=True)
                 continue
         envelope = record.envelope("zoo", _PROTOCOL["kaggle" if row == OURS else ROWS[row].faces])
-        figures = shipped(data) if row == OURS else measured(row, data, faces, work, epochs=args.epochs, smoke=smoke)
+        settings = {"epochs": args.epochs, "precision": args.precision, "smoke": smoke}
+        figures = shipped(data) if row == OURS else measured(row, data, faces, work, **settings)
         results[row] = {**envelope, **figures}
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

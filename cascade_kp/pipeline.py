@@ -260,15 +260,15 @@ class Pipeline:
     ) -> Iterator[list[Face] | CascadeError]:
         """Find the faces of any number of pictures in constant memory, on several cores.
 
-        Pictures are decoded and their faces sought on threads, while the faces found before are refined on another.
+        Pictures are decoded and their faces sought on threads, while the faces found before are refined on others.
 
         Args:
             sources: pictures, as for a call; taken one after another by the thread that asks for results, and no more
                 than are needed to keep the workers busy. An array may be written over once the next one is asked for.
                 An error in place of a picture, as a ``VideoReader`` gives, is passed on in its place.
             batch_size: faces refined together, at least.
-            workers: threads that decode and detect. None takes one for each usable core, but one in all for a detector
-                of the caller's own, which may not be made for more.
+            workers: threads that decode and detect; on a CPU as many others refine. None takes one for each usable
+                core, but a single one that detects for a detector of the caller's own, which may not be made for more.
 
         Yields:
             For each picture in order its faces, or the error that it caused: a bad picture stops nothing. Where the
@@ -279,17 +279,22 @@ class Pipeline:
             InputError: the batch size or the number of workers is not positive, or a single picture came in place of
                 several. At once, before the first result is asked for.
         """
+        refiners = usable_cores() if workers is None else workers
         if workers is None:
-            workers = usable_cores() if self._detector is None or isinstance(self._detector, _Ours) else 1
+            workers = refiners if self._detector is None or isinstance(self._detector, _Ours) else 1
         for name, count in (("batch_size", batch_size), ("workers", workers)):
             if type(count) is not int or count < 1:  # True is an int, and no size
                 raise InputError(f"{name}: expected a positive whole number, got {count!r}")
         _check_several("stream", sources)
-        return self._stream(sources, batch_size, workers)
+        # A GPU refines one batch after the other. On a CPU a core that has nothing to seek refines, too.
+        return self._stream(sources, batch_size, workers, refiners if self._runtime.device.type == "cpu" else 1)
 
-    def _stream(self, sources: Iterable[object], batch_size: int, workers: int) -> Iterator[list[Face] | CascadeError]:
+    def _stream(
+        self, sources: Iterable[object], batch_size: int, workers: int, refiners: int
+    ) -> Iterator[list[Face] | CascadeError]:
         found = in_order(self._found, map(_kept, sources), workers, 2 * workers)
-        yield from itertools.chain.from_iterable(in_order(self._flush, _batches(found, batch_size), 1, 1))
+        batches = _batches(found, batch_size)
+        yield from itertools.chain.from_iterable(in_order(self._flush, batches, refiners, refiners))
 
     def _found(self, source: object) -> Candidates | CascadeError:
         if isinstance(source, CascadeError):

@@ -479,7 +479,7 @@ def test_a_stream_takes_pictures_only_as_results_are_asked_for(detector):
     assert taken == []
     for done in range(1, 51):
         next(results)
-        assert len(taken) - done < 3 * 4 + 2 * 2 + 1  # two batches, and what the workers need
+        assert len(taken) - done < 3 * 4 + 2 * 2 + 1  # a batch more than refiners, and what the workers need
     with pytest.raises(StopIteration):
         next(results)
     assert len(taken) == 50

@@ -189,6 +189,10 @@ class Shortcut(nn.Module):
         return cast("Tensor", x + self.inner(x))
 
 
+def _in_order(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
+
+
 class Parallel(nn.Module):
     """Branches that see the same input, their channels joined. (N, C, h, w) -> (N, sum of the branches', h, w)."""
 
@@ -198,7 +202,12 @@ class Parallel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return torch.cat([branch(x) for branch in self.branches], dim=1)
+        outputs = [branch(x) for branch in self.branches]
+        for output in outputs:
+            if output.requires_grad:
+                # Its gradient is a slice of the joined one, on which the backward of a batch norm is 20 times slower.
+                output.register_hook(_in_order)
+        return torch.cat(outputs, dim=1)
 
 
 # ----------------------------------------------------------------------------------------------------------- designs
