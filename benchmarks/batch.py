@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks import record
+from cascade_kp.apps.batch.sources import find_input
 from cascade_kp.data.synthetic import synthetic_face
 from cascade_kp.schemes import load_scheme
 
@@ -37,7 +39,9 @@ Drawn faces, 112 x 112 px JPEG, each taken as one face, nothing detected. killed
 shards and the whole command twice, then given again; lost: pictures in neither table; doubled: in both or twice;
 apart_px: the largest difference of a point from the undisturbed run. Rates: wall clock from the first shard finished
 to the last, of one run each, without the start; start_s is the time to the first finished shard. Memory is a worker's
-peak, in one process, of resident pages. bytes: a face's rows in all tables, compressed.
+peak, in one process, of resident pages. bytes: a face's rows in all tables, compressed. memory: bytes that Python and
+NumPy ask for, by tracemalloc: the peak of listing the pictures, a file; a face's row as a worker holds it; and the same
+in the table that is made of the rows of a shard.
 """
 _BAD = 20
 _DRIVER_KILLS = 2
@@ -175,6 +179,27 @@ def audit(args: argparse.Namespace, out: Path, other: Path) -> dict[str, Any]:
     }
 
 
+def memory(args: argparse.Namespace, out: Path) -> dict[str, float]:
+    """Bytes that grow: of the command with the files listed, of a worker with the faces of its shard."""
+
+    def size_of(_: int) -> int:
+        return int(args.shard)
+
+    tracemalloc.start()
+    _, entries = find_input(str(args.folder / "pictures"), apart_from=str(out), column="", shard_size=size_of)
+    listed = tracemalloc.get_traced_memory()[1] / len(entries)
+    tracemalloc.stop()
+    table = pq.read_table(sorted((out / "faces").glob("*.parquet"))[1])
+    tracemalloc.start()
+    rows = [
+        {name: np.array(value, np.float32) if isinstance(value, list) else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
+    held = tracemalloc.get_traced_memory()[0] / len(rows)
+    tracemalloc.stop()
+    return {"listed_bytes_file": listed, "row_bytes_face": held, "table_bytes_face": table.nbytes / len(rows)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -208,9 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{found['pictures']:,} pictures, lost {found['lost']}, doubled {found['doubled']}, "
         f"points apart {found['apart_px']} px"
     )
+    grows = memory(args, args.folder / "out-2")
+    print(
+        f"memory: {grows['listed_bytes_file']:,.0f} bytes a file listed; "
+        f"a face {grows['row_bytes_face']:,.0f} as a row, {grows['table_bytes_face']:,.0f} in a table"
+    )
     if args.json:
         settings = {"model": args.model, "pictures": args.pictures, "shard": args.shard, "kill_every": args.kill_every}
-        record.write(args.json, {**result, "settings": settings, "rows": rows, "killed": {**disturbed, **found}})
+        told = {"rows": rows, "killed": {**disturbed, **found}, "memory": grows}
+        record.write(args.json, {**result, "settings": settings, **told})
     if found["lost"] or found["doubled"]:
         sys.exit(1)
 

@@ -45,7 +45,7 @@ _KINDS = {
     "cvat": "CVAT XML (<annotations>)",
     "coco": "COCO JSON ({...})",
     "kaggle": "Kaggle's CSV or .npz",
-    "csv": "a CSV with a column 'image'",
+    "csv": "a CSV (parted by commas) with a column 'image'",
 }
 
 

@@ -231,6 +231,7 @@ def keypoint_columns(
             close = difflib.get_close_matches(name, [*wanted, *beside], n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             hint = "; cells are parted by commas" if ";" in name or "\t" in name else hint
+            hint = hint if name else "; does the line end with a comma?"
             raise DataError(f"{where}: expected columns of keypoints of {scheme.name!r}, got {name[:80]!r}{hint}")
     columns = {}
     for i, name in enumerate(scheme.keypoints):

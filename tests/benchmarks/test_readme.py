@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("benchmarks.readme", reason="needs the checkout's benchmarks: python -m pytest in its root")
 
 from benchmarks import readme
+from benchmarks.blocks.text import ms, percent
 
 if not (readme.ROOT / "README.md").is_file():
     pytest.skip("README.md is not there", allow_module_level=True)
@@ -209,12 +210,12 @@ def test_accuracy_table(tmp_path):
     ],
 )
 def test_percent(fraction, digits, sign, text):
-    assert readme.percent(fraction, digits, sign) == text
+    assert percent(fraction, digits, sign) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(18.84, "18.8"), (132.6, "133"), (1374.4, "1,370"), (0.04, "0.0")])
 def test_ms(value, text):
-    assert readme.ms(value) == text
+    assert ms(value) == text
 
 
 def test_slower_and_faster_processes_read_differently(root):
