@@ -76,6 +76,22 @@ _DROPPED = (
     *("leaky_cnn", "leaky_cnn_ninefold", "resnet50_grey", "resnet50_median", "darknet53", "alexnet"),
 )
 
+# The ablations of the cascade paper, one change each.
+_PAPER = {
+    **{f"{count}_stage{'s' * (count > 1)}": {"model.coarse.design.stages": str(count)} for count in (1, 2)},
+    "dense": {"model.coarse.design.dense": "[512]"},
+    "sgd": {"optim.name": "sgd"},
+    **{f"batch_{size}": {"batch": str(size)} for size in (64, 256)},
+    "plain": {
+        "flip": "0.0",
+        "jitter": "[{ shift = 0.0, scale = 0.0, angle_deg = 0.0 }]",
+        **{
+            f"photometric.{name}": "0.0"
+            for name in ("brightness", "contrast", "colour", "grey", "blur", "noise", "erase")
+        },
+    },
+}
+
 ROWS: Final[dict[str, System]] = {
     "mean_face": System("mean_face", reports=(Report("rmse", 4.0, "about"),)),
     **{
@@ -108,6 +124,7 @@ ROWS: Final[dict[str, System]] = {
         "cascade_paper_boxes", "300w", (Report("auc", 0.396, "private 600"), Report("fr", 0.071, "private 600"))
     ),
     "cascade_paper_jaw": System("cascade_paper_jaw", "300w"),
+    **{f"cascade_paper_{name}": System("cascade_paper", "300w", changes=changes) for name, changes in _PAPER.items()},
 }
 """Every recipe ``zoo/...``, and the studies made of them."""
 

@@ -69,6 +69,12 @@ def _zoo(results: Results) -> str:
     worse = [f"`{row}`" for row, error in errors.items() if error >= errors.get("mean_face", math.inf)]
     if worse[1:]:
         text += f" No better than the same face for every picture, after so much training: {', '.join(worse[1:])}."
+    compared = results["zoo-missing"]["ours"] if results.has("zoo-missing") else []
+    near = [f"`{row['row']}`" for row in compared if row["behind_ci95"][0] <= 0.0]
+    if compared:
+        clear = f"{len(compared) - len(near)} of {len(compared)} rows"
+        text += f" By its RMSE, `{OURS}` is better than {clear} by more than the choice of test faces explains"
+        text += f", and not than {', '.join(near)}." if near else "."
     return "\n\n".join([table(head, lines), paragraph(text)])
 
 

@@ -36,10 +36,11 @@ class Submit:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = tyro.cli(Submit, args=arguments, prog="cascade-kp submit")
-    from cascade_kp.evaluation.submission import submit
+    from cascade_kp.evaluation.submission import check_out, submit
     from cascade_kp.pipeline import Pipeline
 
     models = [args.model] if Path(args.model).is_file() else args.model.split(",")  # a file's name may have commas
+    check_out(Path(args.out), (args.test, args.lookup, *models))  # before models are loaded
     pipes = [
         Pipeline(model, detector=None, device=args.device, backend=args.backend, threads=args.threads)
         for model in models

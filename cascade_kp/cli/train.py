@@ -34,8 +34,9 @@ class Train:
 
     recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
     """An embedded recipe's name, or a TOML file; needless with --init."""
-    data: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path()
-    """Folder that the recipe's data folders are relative to; without one, the annotated faces: a file or folder."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Folder that the recipe's data folders are relative to, by default this one; without a recipe, the annotated
+    faces: a file or folder."""
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Begin every network with the weights of this model's; without a recipe, take its cascade too."""
     scheme: Annotated[str | None, tyro.conf.arg(metavar="SCHEME")] = None
@@ -65,7 +66,8 @@ def main(arguments: list[str]) -> int:
     from cascade_kp.training.journey import train
 
     out = args.out if args.out is not None else Path("runs") / recipe.name
-    root = args.data if args.recipe is not None else args.data.resolve().parent
+    data = Path() if args.data is None else args.data
+    root = data if args.recipe is not None else data.resolve().parent
     runs = [(recipe, out)] if not args.folds else list(_folds(recipe, out, args.folds))
     if args.folds and args.save is not None:
         raise InputError(f"save: expected none with --folds, of which each writes its own model, got {args.save}")
@@ -112,7 +114,7 @@ def _recipe(args: Train, settings: list[tuple[str, str]]) -> Recipe:
         asked = [("warm_start", args.init)] if args.init is not None else []
         asked += [("scheme", args.scheme)] if args.scheme is not None else []
         return load_recipe(args.recipe, [*asked, *settings])
-    if args.init is None or args.data == Path():
+    if args.init is None or args.data is None:
         got = "neither" if args.init is None else "no --data"
         raise ConfigError(f"expected a RECIPE, or --init MODEL and --data FACES; got {got}")
     from cascade_kp.training.own import own_recipe

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cascade_kp.data.tables import Table
     from cascade_kp.structures import Sample
 
-__all__ = ["FACE_BOX", "SIDE_PX", "is_kaggle", "read_kaggle", "read_kaggle_labels", "write_kaggle"]
+__all__ = ["FACE_BOX", "SIDE_PX", "is_kaggle", "read_kaggle", "read_kaggle_labels", "whole_number", "write_kaggle"]
 
 _log = logging.getLogger(__name__)
 
@@ -83,13 +83,13 @@ def read_kaggle(
     if source.suffix.lower() == ".npz":
         source, pictures = source.with_name(_LABELS_FILE), source
     known = as_scheme(scheme)
-    table = open_table(source)
+    table = open_table(source, empty_rows_without=_PIXELS)
     columns = _columns(table, known, source)
     place = {name: i for i, name in enumerate(table.header)}
     pixels_of, count = _pixel_source(place, source, pictures)
     entries: list[Entry] = []
     skipped: list[LeftOut] = []
-    numbers: set[str] = set()
+    numbers: set[int] = set()
     total = 0
     for total, (line, cells) in enumerate(table.rows, start=1):
         where = f"{source}:{line}"
@@ -136,7 +136,7 @@ def read_kaggle_labels(path: str | os.PathLike[str], scheme: str | Path | Scheme
     """
     source = Path(path)
     known = as_scheme(scheme)
-    table = open_table(source)
+    table = open_table(source, empty_rows_without=_PIXELS)
     columns = _columns(table, known, source)
     found = []
     for line, cells in table.rows:
@@ -242,12 +242,24 @@ def _points(cells: list[str], columns: dict[int, tuple[int, int]], scheme: Schem
     return np.asarray(points, np.float32)
 
 
-def _image_id(text: str, seen: set[str], where: str) -> str:
+def whole_number(text: str, where: str) -> int:
+    """A number that counts pictures or rows.
+
+    Raises:
+        DataError: It is none, or has more than 18 digits.
+    """
     word = text.strip()
-    if not (word.isascii() and word.isdecimal()) or word in seen:
-        raise DataError(f"{where}: {_NUMBER}: expected a whole number, every one once, got {word!r}")
-    seen.add(word)
-    return word
+    if not (word.isascii() and word.isdecimal() and len(word) <= 18):
+        raise DataError(f"{where}: expected a whole number, got {word[:40]!r}")
+    return int(word)
+
+
+def _image_id(text: str, seen: set[int], where: str) -> int:
+    number = whole_number(text, f"{where}: {_NUMBER}")
+    if number in seen:
+        raise DataError(f"{where}: {_NUMBER}: expected every number once, got {number} again")
+    seen.add(number)
+    return number
 
 
 def _load_pictures(path: Path, source: Path) -> NDArray[np.generic]:

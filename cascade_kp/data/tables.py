@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,7 @@ from cascade_kp.data.gathering import (
     relative_picture,
 )
 from cascade_kp.data.samples import Samples
-from cascade_kp.errors import DataError
+from cascade_kp.errors import DataError, InputError
 from cascade_kp.files import write_file
 from cascade_kp.formats import csv_header, csv_line, parse_number
 from cascade_kp.schemes import Scheme, as_scheme
@@ -52,7 +53,7 @@ class Table(NamedTuple):
         frame: What a first line ``# frame: ...`` says, as it stands there; None without such a line.
         header: The names of the columns.
         line: The number of the header's line.
-        rows: The number of each line and its cells; empty lines are passed over.
+        rows: The number of each line and its cells; empty lines are passed over, those of commas unless asked for.
     """
 
     frame: str | None
@@ -143,8 +144,8 @@ def write_csv(
         frame: Of the numbers written; see :func:`read_csv`.
 
     Raises:
-        InputError: A sample's keypoints are not the scheme's, its picture is no file, the frame is unknown, or the file
-            cannot be written.
+        InputError: A sample's keypoints are not the scheme's, its picture is no file or has a line break in its name,
+            the frame is unknown, or the file cannot be written.
     """
     scheme = as_scheme(scheme)
     shift = TO_CONTINUOUS[check_frame(frame, "frame")]
@@ -152,6 +153,8 @@ def write_csv(
     header = ["image", *(f"{name}_{axis}" for name in scheme.keypoints for axis in "xy")]
     lines = [f"# frame: {frame}", csv_line(header)]
     for picture, given in _labels(samples):
+        if any(mark in picture for mark in "\r\n"):
+            raise InputError(f"{picture!r}: expected a name without line breaks, which no line of CSV can hold")
         points = checked_points(given, scheme, picture) - shift
         cells = ["" if np.isnan(value) else f"{round(value, 4) + 0.0:.4f}" for value in points.ravel().tolist()]
         lines.append(csv_line([relative_picture(picture, target), *cells]))
@@ -192,13 +195,19 @@ def _frame(table: Table, scheme: Scheme, argument: str | None, source: Path) -> 
 # ---------------------------------------------------------------------------------------------- shared by readers
 
 
-def open_table(source: Path) -> Table:
+def open_table(source: Path, *, empty_rows_without: str = "") -> Table:
     """Begin to read a CSV file; rows are read as they are asked for.
+
+    Args:
+        source: The file.
+        empty_rows_without: A row of nothing but commas is a row in a table that lacks this column; any other table has
+            it from a spreadsheet, and it is passed over.
 
     Raises:
         DataError: The file cannot be read, has no header, or a column twice; later, a line is no CSV.
     """
-    lines = _lines(source)
+    every = _lines(source)
+    lines = ((number, cells) for number, cells in every if any(cell.strip() for cell in cells))
     number, cells = next(lines, (1, []))
     frame = None
     if cells and cells[0].lstrip().startswith("#"):
@@ -213,7 +222,7 @@ def open_table(source: Path) -> Table:
     if not header or twice:
         got = f"{twice[0]!r} twice" if twice else "an empty file"
         raise DataError(f"{source}:{number}: expected a line with the names of the columns, got {got}")
-    return Table(frame, header, number, lines)
+    return Table(frame, header, number, every if empty_rows_without and empty_rows_without not in header else lines)
 
 
 def keypoint_columns(
@@ -271,11 +280,14 @@ def _lines(source: Path) -> Iterator[tuple[int, list[str]]]:
     A line without quotes is cut at its commas, which is much faster than a CSV parser where a cell holds a picture.
     """
     try:
-        # A file name that is no text is read as predict wrote it.
-        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with source.open("rb") as binary:
+            if (start := binary.peek(2)[:2]) in (b"\xff\xfe", b"\xfe\xff"):
+                raise DataError(f"{source}:1: expected text in UTF-8, got UTF-16: it starts with {start!r}")
+            # A file name that is no text is read as predict wrote it.
+            file = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
             for number, line in enumerate(file, start=1):
                 text = line.rstrip("\r\n")
-                if not text.strip(", \t"):
+                if not text.strip():
                     continue
                 if '"' not in text:
                     yield number, text.split(",")

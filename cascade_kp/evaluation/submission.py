@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cascade_kp.data.gathering import TO_CONTINUOUS
-from cascade_kp.data.kaggle import FACE_BOX, SIDE_PX, read_kaggle
+from cascade_kp.data.kaggle import FACE_BOX, SIDE_PX, read_kaggle, whole_number
 from cascade_kp.data.tables import open_table
 from cascade_kp.detect import boxes_within
 from cascade_kp.errors import DataError, InputError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cascade_kp.pipeline import Pipeline
     from cascade_kp.structures import Face
 
-__all__ = ["Lookup", "box_for", "faces_in", "read_lookup", "submission_points", "submit"]
+__all__ = ["Lookup", "box_for", "check_out", "faces_in", "read_lookup", "submission_points", "submit"]
 
 _COLUMNS = ("RowId", "ImageId", "FeatureName")
 _BATCH = 32
@@ -44,7 +44,7 @@ class Lookup:
 
     Attributes:
         source: the table.
-        rows: R row numbers, as they stand there.
+        rows: R row numbers, in their order there.
         images: R numbers of pictures.
         keypoints: (R,) indices of keypoints of ``kaggle15``.
         axes: (R,) 0 for x, 1 for y.
@@ -52,7 +52,7 @@ class Lookup:
     """
 
     source: Path
-    rows: tuple[str, ...]
+    rows: tuple[int, ...]
     images: tuple[int, ...]
     keypoints: NDArray[np.intp]
     axes: NDArray[np.intp]
@@ -78,19 +78,19 @@ def read_lookup(path: str | os.PathLike[str]) -> Lookup:
     places = [table.header.index(name) for name in _COLUMNS]
     names = [f"{name}_{axis}" for name in load_scheme("kaggle15").keypoints for axis in "xy"]
     known = {name: i for i, name in enumerate(names)}
-    rows: dict[str, int] = {}
+    rows: dict[int, int] = {}
     images, asked = [], []
     for line, cells in table.rows:
         table.check(cells, f"{source}:{line}")
         row, image, feature = (cells[place].strip() for place in places)
         if feature not in known:
             raise DataError(f"{source}:{line}: FeatureName: expected one like {names[0]!r}, got {feature!r}")
-        if not (image.isascii() and image.isdecimal()):
-            raise DataError(f"{source}:{line}: ImageId: expected a whole number, got {image!r}")
-        if row in rows or not row:
+        number = whole_number(image, f"{source}:{line}: ImageId")
+        wanted = whole_number(row, f"{source}:{line}: RowId")
+        if wanted in rows:
             raise DataError(f"{source}:{line}: RowId: expected one that was not asked for before, got {row!r}")
-        rows[row] = line
-        images.append(int(image))
+        rows[wanted] = line
+        images.append(number)
         asked.append(known[feature])
     if not rows:
         raise DataError(f"{source}: expected rows that ask for points, got none")
@@ -195,6 +195,18 @@ def submission_points(
     return total / len(looks)
 
 
+def check_out(out: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """Make sure, before any work, that a file can be written without replacing what it is made from.
+
+    Raises:
+        InputError: there is no such folder, or the file is a folder or one of the inputs.
+    """
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"out: expected a file in a folder that is there, got {str(out)!r}")
+    if out.exists() and any(out.samefile(path) for path in inputs if Path(path).exists()):
+        raise InputError(f"out: expected a file beside the inputs, got one of them: {str(out)!r}")
+
+
 def submit(
     pipes: Sequence[Pipeline],
     test: str | os.PathLike[str],
@@ -220,14 +232,11 @@ def submit(
     Raises:
         DataError: a table is broken, or the look-up table asks for a picture that is not in ``test``; before any model
             is asked.
-        InputError: no model, or the file cannot be written or is one of the inputs.
+        InputError: no model, or the file cannot be written or is one of the inputs, a model's file among them.
         SchemeError: a model's points do not tell those of ``kaggle15``.
     """
     target = Path(out)
-    if not target.parent.is_dir() or target.is_dir():
-        raise InputError(f"out: expected a file in a folder that is there, got {str(target)!r}")
-    if target.exists() and any(target.samefile(path) for path in (test, lookup) if Path(path).exists()):
-        raise InputError(f"out: expected a file beside the inputs, got one of them: {str(target)!r}")
+    check_out(target, (test, lookup, *(pipe.path for pipe in pipes)))
     asked = read_lookup(lookup)
     samples = read_kaggle(test)
     place = {int(name.rsplit("#", 1)[1]): i for i, name in enumerate(samples.names)}

@@ -105,7 +105,9 @@ def test_values_are_clipped(tmp_path, test_csv, monkeypatch):
         ("1,x,nose_tip_x,", r"csv:2: ImageId: expected a whole number, got 'x'"),
         ("1,7,nose_tip_x", r"csv:2: expected 4 cells, as the header has, got 3"),
         ("1,8,nose_tip_x,", r"csv:2: ImageId: expected one of the 3 pictures of .*test.csv, got 8"),
-        (",7,nose_tip_x,", r"csv:2: RowId: expected one that was not asked for before, got ''"),
+        (",7,nose_tip_x,", r"csv:2: RowId: expected a whole number, got ''"),
+        ("a,7,nose_tip_x,", r"csv:2: RowId: expected a whole number, got 'a'"),
+        (f"1,{'7' * 5000},nose_tip_x,", r"csv:2: ImageId: expected a whole number, got '7{40}'"),
     ],
 )
 def test_a_broken_table_is_named_and_nothing_is_written(tmp_path, test_csv, row, message):
@@ -118,6 +120,8 @@ def test_a_broken_table_is_named_and_nothing_is_written(tmp_path, test_csv, row,
 def test_a_row_asked_for_twice_and_columns_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=r"csv:3: RowId: expected one that was not asked for before, got '1'"):
         read_lookup(lookup(tmp_path, "1,7,nose_tip_x,", "1,7,nose_tip_y,"))
+    with pytest.raises(DataError, match=r"csv:3: RowId: expected one that was not asked for before, got '01'"):
+        read_lookup(lookup(tmp_path, "1,7,nose_tip_x,", "01,7,nose_tip_y,"))
     with pytest.raises(DataError, match=r"csv:1: expected the columns .* got none called 'FeatureName'"):
         read_lookup(lookup(tmp_path, "1,7,", header="RowId,ImageId,Location"))
     with pytest.raises(DataError, match="expected rows that ask for points, got none"):
@@ -129,6 +133,11 @@ def test_outputs_and_models_that_cannot_be(tmp_path, test_csv):
     for out in (asked, tmp_path, tmp_path / "none" / "out.csv"):
         with pytest.raises(InputError, match="out: expected a file"):
             submit([], test_csv, asked, out)
+    model = tmp_path / "model.safetensors"
+    tiny_model(model, KAGGLE, regions=())
+    with pytest.raises(InputError, match="out: expected a file beside the inputs, got one of them"):
+        submit([Pipeline(model, detector=None)], test_csv, asked, model)
+    assert main(["submit", str(model), str(test_csv), str(asked), str(model)]) == 2
     with pytest.raises(InputError, match="models: expected at least one, got none"):
         submit([], test_csv, asked, tmp_path / "out.csv")
     nose = tmp_path / "nose.safetensors"

@@ -181,6 +181,8 @@ class TestTrain:
         ("arguments", "message"),
         [
             ([], "expected a RECIPE, or --init MODEL and --data FACES; got neither"),
+            (["--init", "ibug68"], "expected a RECIPE, or --init MODEL and --data FACES; got no --data"),
+            (["--init", "ibug68", "--data", "."], "expected at least one annotated face"),
             (["--init", "nothing", "--data", "faces"], "model: expected an embedded model"),
             (["--init", "ibug68", "--data", "nowhere"], "nowhere: expected an annotation file or a folder"),
         ],

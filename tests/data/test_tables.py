@@ -138,6 +138,8 @@ class TestReading:
             ("a.png", "", r"csv:3: expected the name of a picture, got ''"),
             ("a.png", '"a.png', r"csv:3: expected a line of CSV, got: "),
             (",", ";", r"csv:2: expected columns .*; cells are parted by commas"),
+            ("nose_tip_y", "nose_tip_y,", r"csv:2: expected columns .*, got ''; does the line end with a comma\?"),
+            ("83.5", "\u0668\u0663", r"csv:3: nose_tip: expected a number, got '\u0668\u0663'"),
         ],
     )
     def test_broken(self, tmp_path, old, new, message):
@@ -156,6 +158,18 @@ class TestReading:
             read_csv(put(tmp_path, "# frame: corner\nimage\na.png\n"), case.SCHEME)
         with pytest.raises(DataError, match="cannot read the file"):
             read_csv(tmp_path / "no.csv", case.SCHEME)
+
+    def test_utf_16(self, tmp_path):
+        path = tmp_path / "wide.csv"
+        path.write_text(case.csv_text(), encoding="utf-16")
+        with pytest.raises(DataError, match=r"wide.csv:1: expected text in UTF-8, got UTF-16"):
+            read_csv(path, case.SCHEME)
+
+    def test_a_row_of_commas_is_a_spreadsheets_and_no_face(self, tmp_path):
+        text = case.csv_text()
+        commas = "," * (text.splitlines()[1].count(",")) + "\n"
+        plain, more = (read_csv(put(tmp_path, t), case.SCHEME) for t in (text, text + commas))
+        assert len(plain) == len(more)
 
     def test_skip_bad(self, tmp_path):
         row = case.csv_text().splitlines()[2]
