@@ -163,7 +163,7 @@ class TestNpz:
         path.write_text(path.read_text().replace("1,1\n", ",\n"))
         samples = read_kaggle(path, TIP)
         assert samples.names == ("facial_keypoints#1", "facial_keypoints#3")
-    XX == [f"{path}:3: a face without any labelled point"]
+        assert list(samples.skipped) == [f"{path}:3: a face without any labelled point"]
         assert np.isnan(read_kaggle_labels(path, TIP)[1]).all()
 
     def test_elsewhere_and_the_other_way_round(self, tmp_path):
