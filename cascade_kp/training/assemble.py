@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cascade_kp.models.cascade import RegionBoxes, StageOne
+    from cascade_kp.models.cascade import RegionBoxes, StageOne, Stages
     from cascade_kp.models.heads import KeypointNet
     from cascade_kp.schemes import Scheme
     from cascade_kp.training.parts import Faces, Pool
@@ -53,6 +53,9 @@ _HOLDS = 0.68
 # The fitted jitter is a mixture: most crops are as far off as stage one's, some much further, so that no keypoint is
 # always in the same place or at the border.
 _NEAR_SHARE, _FAR = 0.7, 2.5
+# A crop further off than this shows something else than its region: no specialist can mend that. Turns are tried in
+# steps of 45 degrees, so among few faces a single one taken for upside down would otherwise decide the fitted jitter.
+_MISSED_SHIFT, _MISSED_DEG = 0.5, 45.0
 
 
 def taken_from(start: Cascade | None, recipe: Recipe) -> set[str]:
@@ -236,8 +239,9 @@ def _batches(pool: Pool, boxes: Tensor) -> Iterator[_Batch]:
 def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only: str | None = None) -> None:
     """Fit what is fitted and not trained: how far each specialist is believed, and what its sigma means.
 
-    The share of a specialist in each fused point minimises the squared error there. ``sigma_scale`` makes sigma the
-    radius that holds 68 % of the errors, point by point. Both on truth boxes and on boxes moved as in training.
+    The share of a specialist in each fused point minimises the squared error there, over the crops that do not miss
+    their region (see :func:`crop_errors`). ``sigma_scale`` makes sigma the radius that holds 68 % of the errors, point
+    by point. Both on truth boxes and on boxes moved as in training.
 
     Args:
         cascade: changed in place.
@@ -249,6 +253,7 @@ def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only
     truth, anchors, coarse, coarse_sigma = [], [], [], []
     refined: dict[str, list[Tensor]] = {name: [] for name in names}
     refined_sigma: dict[str, list[Tensor]] = {name: [] for name in names}
+    missed: dict[str, list[Tensor]] = {name: [] for name in names}
     for boxes in _box_sources(pool, jitter).values():
         for batch in _batches(pool, boxes):
             said = cascade.stages(batch.images, batch.boxes)
@@ -259,6 +264,7 @@ def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only
             for name in names:
                 refined[name].append(said.refined[name])
                 refined_sigma[name].append(said.refined_sigma[name])
+                missed[name].append(_missed(_crops_off(cascade, said, batch, name)))
     target, first, first_sigma = torch.cat(truth), torch.cat(coarse), torch.cat(coarse_sigma)
     if only is None:
         cascade.coarse.sigma_scale.copy_(_holding((first - target).norm(dim=-1) / first_sigma))
@@ -273,7 +279,7 @@ def calibrate(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig], only
         second = torch.cat(refined[name])
         gain = (second - first[:, members]) / unit
         lack = (target[:, members] - first[:, members]) / unit
-        known = ~torch.isnan(lack)
+        known = ~torch.isnan(lack) & ~torch.cat(missed[name])[:, None, None]
         lack = torch.where(known, lack, 0.0)
         gain = torch.where(known, gain, 0.0)
         share = (gain * lack).sum(dim=(0, 2)) / gain.square().sum(dim=(0, 2)).clamp_min(1e-12)
@@ -353,22 +359,43 @@ def crop_errors(cascade: Cascade, pool: Pool, jitter: Sequence[JitterConfig]) ->
     for boxes in _box_sources(pool, jitter).values():
         for batch in _batches(pool, boxes):
             said = cascade.stages(batch.images, batch.boxes, refine=False)
-            inverse = geometry.invert(said.frames)
-            turn = geometry.frame_angle(said.frames) - geometry.roll_angle(batch.anchors, cascade.coarse.reference)
-            turn = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()))
-            for i, name in enumerate(cascade.regions):
-                points = geometry.apply(inverse, batch.points[:, list(cascade.scheme.region(name))])
-                whole = ~torch.isnan(points).flatten(1).any(dim=1)
-                true, guess = geometry.tight_box(points), said.boxes[:, i]
-                side, other = ((b[:, 2:] - b[:, :2]).amax(dim=1) for b in (true, guess))
-                shift = ((guess[:, :2] + guess[:, 2:]) - (true[:, :2] + true[:, 2:])) / 2 / side[:, None]
-                found[name].append(torch.cat([shift, torch.stack([(other / side).log(), turn], dim=1)], dim=1)[whole])
+            for name in cascade.regions:
+                off = _crops_off(cascade, said, batch, name)
+                found[name].append(off[~torch.isnan(off).any(dim=1)])
     table = {}
     for name, parts in found.items():
-        mean = torch.cat(parts).square().mean(dim=0)
-        shift = float((mean[0] + mean[1]) / 2) ** 0.5
-        table[name] = {"shift": shift, "scale": float(mean[2]) ** 0.5, "angle_deg": float(mean[3]) ** 0.5}
+        off = torch.cat(parts)
+        missed = _missed(off)
+        mean = off[~missed].square().mean(dim=0)
+        table[name] = {
+            "shift": float((mean[0] + mean[1]) / 2) ** 0.5,
+            "scale": float(mean[2]) ** 0.5,
+            "angle_deg": float(mean[3]) ** 0.5,
+            "missed": float(missed.float().mean()),
+        }
     return table
+
+
+def _crops_off(cascade: Cascade, said: Stages, batch: _Batch, region: str) -> Tensor:
+    """(N, 4) how far a region's crops lie from the true ones: shift x and y in sides, log of the side, turn in degrees.
+
+    NaN where a label in the region is missing.
+    """
+    inverse = geometry.invert(said.frames)
+    points = geometry.apply(inverse, batch.points[:, list(cascade.scheme.region(region))])
+    true, guess = geometry.tight_box(points), said.boxes[:, list(cascade.regions).index(region)]
+    side, other = ((b[:, 2:] - b[:, :2]).amax(dim=1) for b in (true, guess))
+    shift = ((guess[:, :2] + guess[:, 2:]) - (true[:, :2] + true[:, 2:])) / 2 / side[:, None]
+    turn = geometry.frame_angle(said.frames) - geometry.roll_angle(batch.anchors, cascade.coarse.reference)
+    turn = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()))
+    off = torch.cat([shift, torch.stack([(other / side).log(), turn], dim=1)], dim=1)
+    whole = ~torch.isnan(points).flatten(1).any(dim=1)
+    return torch.where(whole[:, None], off, torch.nan)
+
+
+def _missed(off: Tensor) -> Tensor:
+    """(N,) bool: which of the crops of :func:`_crops_off` show something else than their region; unknown is no."""
+    return (off[:, :2].abs() > _MISSED_SHIFT).any(dim=1) | (off[:, 3].abs() > _MISSED_DEG)
 
 
 def fit_placement(

@@ -528,6 +528,26 @@ class TestAssemble:
         assert errors["scale"] == pytest.approx(np.log(1.2), rel=0.02)
         assert errors["shift"] == pytest.approx(0.1, rel=0.02)
         assert errors["angle_deg"] == pytest.approx(0, abs=0.5)
+        assert errors["missed"] == 0
+
+    def test_a_face_taken_for_upside_down_decides_nothing(self, cascade, faces):
+        """Among sixteen, as among those of a user's own points, one face would outweigh the rest."""
+        pool = faces.validation
+        members = list(SCHEME.region("mouth"))
+        known, mistaken = (assemble_known(cascade, pool, members, turned) for turned in ((), (3,)))
+        before, after = (crop_errors(net, pool, JITTER)["mouth"] for net in (known, mistaken))
+        assert after.pop("missed") == pytest.approx(1 / 16)
+        assert after == pytest.approx({name: before[name] for name in after}, abs=0.02)
+        (near, _), (other, _) = (fit_placement(net, "mouth", pool, JITTER) for net in (known, mistaken))
+        assert other.angle_deg == pytest.approx(near.angle_deg, abs=0.5)
+        # Nor how far the specialist is believed: as far as if that face had no labels.
+        points = pool.points.clone()
+        points[3] = torch.nan
+        shares = []
+        for faces_seen in (pool, dataclasses.replace(pool, points=points)):
+            calibrate(mistaken, faces_seen, JITTER, only="mouth")
+            shares.append(mistaken.regions["mouth"].fusion.clone())
+        torch.testing.assert_close(*shares, atol=1e-5, rtol=0)
 
     def test_the_fitted_jitter_is_these_errors_and_sometimes_more(self, cascade, faces):
         table = crop_errors(cascade, faces.validation, JITTER)
@@ -540,11 +560,11 @@ class TestAssemble:
         assert mouth.scale == pytest.approx(table["mouth"]["scale"], abs=1e-3)
 
 
-def assemble_known(cascade, pool, members):
-    """A stand-in for a cascade whose stage one is wrong in a known way."""
+def assemble_known(cascade, pool, members, turned=()):
+    """A stand-in for a cascade whose stage one is wrong in a known way, and takes some faces for upside down."""
 
     class Known(Cascade):
-        def stages(self, images, boxes, angles=None, **_named):
+        def stages(self, images, boxes, angles=None, **named):
             del angles
             index = [
                 i
@@ -554,7 +574,8 @@ def assemble_known(cascade, pool, members):
             ]
             points = pool.points[index]
             frames = self.coarse.frames_of_points(points)
-            said = super().stages(images, boxes, refine=False)
+            frames[[i in turned for i in index], :, :2] *= -1
+            said = super().stages(images, boxes, **named)
             inside = geometry.apply(geometry.invert(frames), points[:, members])
             box = geometry.tight_box(inside)
             centre, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2
