@@ -67,6 +67,7 @@ def parts(model: str, paths: Sequence[str]) -> dict[str, float]:
     from benchmarks.breakdown import watched  # noqa: PLC0415
     from cascade_kp import geometry, images  # noqa: PLC0415
     from cascade_kp.pipeline import Pipeline  # noqa: PLC0415
+    from cascade_kp.runtime.detector import SingleShotDetector  # noqa: PLC0415
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     cv2.setNumThreads(1)
@@ -75,7 +76,7 @@ def parts(model: str, paths: Sequence[str]) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for owner, name, part in (
         (images, "as_image", "decode"),
-        (Pipeline, "_searched", "search"),
+        (SingleShotDetector, "detect", "search"),
         (type(pipe._runtime), "judge", "judge"),  # noqa: SLF001
         (geometry, "working_crop", "crop"),
         (Pipeline, "refine", "refine"),

@@ -6,10 +6,10 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidates", "Pipeline"]
 
+_Item = TypeVar("_Item")
+
 # Where the detector finds nothing. It sees faces of any roll, those near upright most surely.
 _RETRY_ROLLS_DEG = ((-90.0, 90.0), (180.0,), (-45.0, 45.0), (-135.0, 135.0))
 _RETRY_MIN_SCORE = 0.9  # each further search brings false alarms of its own
@@ -46,6 +48,7 @@ _SAME_FACE_IOU = 0.4
 _FOUND_AGAIN_MIN_SCORE = 0.9  # where a face was lost from sight there is, most of the time, something else
 _SEEN_SHARE = 0.2  # of a face's box that must lie in the picture for a look at it
 _Ours: TypeAlias = SingleShotDetector | BoostedDetector  # these also say rolls
+_SOUGHT_TOGETHER = 2  # pictures of a stream: less of Python to a picture, which threads wait for, and more memory
 _BATCH = 32  # faces that run together; more are cheaper a face no longer and only take memory
 
 
@@ -73,6 +76,20 @@ class Candidates:
         """Those at some positions, in the order given."""
         chosen = list(indices)
         return replace(self, crops=[self.crops[i] for i in chosen], boxes=self.boxes[chosen], rolls=self.rolls[chosen])
+
+
+class _Seen(NamedTuple):
+    """A picture, and what a detector takes for faces in it: stage one has not been asked yet."""
+
+    image: NDArray[np.uint8]
+    found: Candidates
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """Stands in a list for what was raised there."""
+
+    error: Exception
 
 
 @dataclass
@@ -292,17 +309,25 @@ class Pipeline:
     def _stream(
         self, sources: Iterable[object], batch_size: int, workers: int, refiners: int
     ) -> Iterator[list[Face] | CascadeError]:
-        found = in_order(self._found, map(_kept, sources), workers, 2 * workers)
-        batches = _batches(found, batch_size)
+        groups = _batches(map(_kept, sources), _SOUGHT_TOGETHER, lambda _: 1)
+        found = _each(in_order(self._found, groups, workers, workers))
+        # A picture without faces waits, too, so it counts as one.
+        batches = _batches(found, batch_size, lambda one: max(1, len(one)) if isinstance(one, Candidates) else 1)
         yield from itertools.chain.from_iterable(in_order(self._flush, batches, refiners, refiners))
 
-    def _found(self, source: object) -> Candidates | CascadeError:
-        if isinstance(source, CascadeError):
-            return source
-        try:
-            return self.find(source)
-        except CascadeError as error:
-            return error
+    def _found(self, sources: Sequence[object]) -> list[Candidates | CascadeError | _Raised]:
+        """The first half of a call for some pictures; stage one is asked about all of them together."""
+        begun: list[Candidates | CascadeError | _Raised | _Seen] = []
+        for source in sources:
+            try:
+                begun.append(source if isinstance(source, CascadeError) else self._begun(source, None))
+            except CascadeError as error:
+                begun.append(error)
+            except Exception as error:  # noqa: BLE001 (a detector of the caller's own; what came before is not lost)
+                begun.append(_Raised(error))
+                break
+        faces = iter(self._confirmed([one for one in begun if isinstance(one, _Seen)], _RETRY_ROLLS_DEG))
+        return [next(faces) if isinstance(one, _Seen) else one for one in begun]
 
     def _flush(self, pending: list[Candidates | CascadeError]) -> list[list[Face] | CascadeError]:
         done = iter(self._faces([p for p in pending if isinstance(p, Candidates)]))
@@ -402,7 +427,7 @@ class Pipeline:
         """Faces seen again, and those that the detector finds elsewhere."""
         if self._detector is None:
             return self.refine([self.find(image)])[0]
-        found = self._detect(image, self._detector, frame, search.turns())
+        found = self._confirmed([self._sought(image, self._detector, frame)], search.turns())[0]
         search.waited = 0
         boxes = geometry.tight_box(torch.from_numpy(seen.keypoints)).numpy()
         elsewhere = np.flatnonzero((box_iou(found.boxes, boxes) < _SAME_FACE_IOU).all(axis=1))
@@ -428,75 +453,80 @@ class Pipeline:
             ImageError: the picture cannot be used.
             InputError: the boxes cannot be used.
         """
+        begun = self._begun(source, boxes)
+        return begun if isinstance(begun, Candidates) else self._confirmed([begun], _RETRY_ROLLS_DEG)[0]
+
+    def _begun(self, source: object, boxes: object) -> Candidates | _Seen:
+        """A picture, decoded: with the boxes that are given, or with those of the detector."""
         image = images.as_image(source)
-        h, w = image.shape[:2]
         if boxes is None and self._detector is not None:
-            return self._detect(image, self._detector, source, _RETRY_ROLLS_DEG)
+            return self._sought(image, self._detector, source)
+        h, w = image.shape[:2]
         given = _checked([[0, 0, w, h]] if boxes is None else boxes, image, source)
         return Candidates(self._crops(image, given), given, np.zeros(len(given), np.float32), detected=False)
 
-    def _detect(
-        self,
-        image: NDArray[np.uint8],
-        detector: Detector,
-        source: object,
-        turns: Sequence[tuple[float, ...]],
-    ) -> Candidates:
-        """Boxes that stage one agrees are faces; where there is none, the picture is turned and tried again.
+    def _sought(self, image: NDArray[np.uint8], detector: Detector, source: object) -> _Seen:
+        """What a detector takes for faces. Messages call the picture ``source``."""
+        if isinstance(detector, _Ours):
+            return _Seen(image, self._searched(detector, image))
+        shown = image.view()
+        shown.flags.writeable = False  # it may be the caller's own array
+        answer = detector(shown)
+        try:
+            found = np.asarray(answer, np.float32)
+        except (TypeError, ValueError):
+            found = np.zeros((), np.float32)
+        if found.size == 0:
+            found = np.zeros((0, 5), np.float32)
+        if found.ndim != 2 or found.shape[1] != 5:
+            got = f"shape {found.shape}" if found.ndim else type(answer).__name__
+            what = images.describe(source)
+            raise InputError(f"{what}: detector: expected numbers of shape (N, 5), xyxy and score, got {got}")
+        _checked(found[:, :4], image, source, "detector: ")
+        if not np.isfinite(found[:, 4]).all():
+            raise InputError(f"{images.describe(source)}: detector: expected finite scores, got {found[:, 4]}")
+        return _Seen(image, self._cut(image, found, np.zeros(len(found), np.float32)))
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            detector: the pipeline's.
-            source: what messages call the picture.
-            turns: rolls to try, degrees, some after the others; the embedded detector's only.
-        """
-        if not isinstance(detector, _Ours):
-            shown = image.view()
-            shown.flags.writeable = False  # it may be the caller's own array
-            answer = detector(shown)
-            try:
-                found = np.asarray(answer, np.float32)
-            except (TypeError, ValueError):
-                found = np.zeros((), np.float32)
-            if found.size == 0:
-                found = np.zeros((0, 5), np.float32)
-            if found.ndim != 2 or found.shape[1] != 5:
-                got = f"shape {found.shape}" if found.ndim else type(answer).__name__
-                what = images.describe(source)
-                raise InputError(f"{what}: detector: expected numbers of shape (N, 5), xyxy and score, got {got}")
-            _checked(found[:, :4], image, source, "detector: ")
-            if not np.isfinite(found[:, 4]).all():
-                raise InputError(f"{images.describe(source)}: detector: expected finite scores, got {found[:, 4]}")
-            return self._judge(image, found, np.zeros(len(found), np.float32), self._min_score)
-        found, rolls = self._searched(detector, image)
-        faces = self._judge(image, found, np.radians(rolls), self._min_score)
-        quick = replace(detector, max_side=min(detector.max_side, _RETRY_SIDE_PX))
-        for tried in turns if self._turn else ():
-            if len(faces):
-                break
-            found, rolls = self._searched(quick, image, tried)
-            faces = self._judge(image, found, np.radians(rolls), max(self._min_score, _RETRY_MIN_SCORE))
-        return faces
-
-    def _searched(
-        self, detector: _Ours, image: NDArray[np.uint8], turns: Sequence[float] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _searched(self, detector: _Ours, image: NDArray[np.uint8], turns: Sequence[float] | None = None) -> Candidates:
         """What a detector of ours finds, with boxes round the model's own points."""
         found, rolls = detector.detect(image, turns)
         place = self._info.config.within_face
         if place is not None:
             found = np.concatenate([boxes_within(found[:, :4], rolls, place), found[:, 4:]], axis=1)
-        return found, np.where(np.abs(rolls) < _UPRIGHT_DEG, np.float32(0), rolls)
+        return self._cut(image, found, np.radians(np.where(np.abs(rolls) < _UPRIGHT_DEG, np.float32(0), rolls)))
 
-    def _judge(
-        self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32], min_score: float
-    ) -> Candidates:
-        crops = self._crops(image, found[:, :4])
-        keep = np.zeros(0, np.intp)
-        if crops:
-            score, doubt = self._runtime.judge(crops, found[:, :4], rolls)
-            keep = np.flatnonzero((score >= min_score) & (doubt <= self._max_doubt))
-        return Candidates([crops[i] for i in keep], found[keep, :4], rolls[keep], detected=True)
+    def _confirmed(self, seen: Sequence[_Seen], turns: Sequence[tuple[float, ...]]) -> list[Candidates]:
+        """Those boxes of some pictures that stage one agrees are faces; where there is none, it is turned and searched.
+
+        Args:
+            seen: the pictures.
+            turns: rolls to try, degrees, some after the others; the embedded detector's only.
+        """
+        faces = self._judged([one.found for one in seen], self._min_score)
+        if not isinstance(self._detector, _Ours) or not self._turn:
+            return faces
+        quick = replace(self._detector, max_side=min(self._detector.max_side, _RETRY_SIDE_PX))
+        for i, (image, _) in enumerate(seen):
+            for tried in turns:
+                if len(faces[i]):
+                    break
+                again = self._searched(quick, image, tried)
+                faces[i] = self._judged([again], max(self._min_score, _RETRY_MIN_SCORE))[0]
+        return faces
+
+    def _judged(self, found: Sequence[Candidates], min_score: float) -> list[Candidates]:
+        """Those boxes of some pictures that stage one agrees are faces."""
+        crops = [crop for one in found for crop in one.crops]
+        if not crops:
+            return list(found)
+        boxes, rolls = (np.concatenate(parts) for parts in zip(*((one.boxes, one.rolls) for one in found), strict=True))
+        score, doubt = self._runtime.judge(crops, boxes, rolls)
+        keep = np.split((score >= min_score) & (doubt <= self._max_doubt), np.cumsum([len(one) for one in found])[:-1])
+        return [one.select(np.flatnonzero(kept).tolist()) for one, kept in zip(found, keep, strict=True)]
+
+    def _cut(self, image: NDArray[np.uint8], found: NDArray[np.float32], rolls: NDArray[np.float32]) -> Candidates:
+        boxes = found[:, :4]
+        return Candidates(self._crops(image, boxes), boxes, rolls.astype(np.float32), detected=True)
 
     def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[geometry.WorkingCrop]:
         config = self._info.config
@@ -609,24 +639,34 @@ def _kept(source: object) -> object:
     return source.copy() if isinstance(source, np.ndarray) else source
 
 
-def _batches(found: Iterable[Candidates | CascadeError], size: int) -> Iterator[list[Candidates | CascadeError]]:
-    """Joined until they are as many faces; a picture without faces waits too, so it counts as one."""
-    pending: list[Candidates | CascadeError] = []
-    faces = 0
+def _batches(items: Iterable[_Item], size: int, weight: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """Joined until they weigh as much; where the items raise, that is raised after what came before."""
+    pending: list[_Item] = []
+    weighs = 0
     ended: Exception | None = None
     try:
-        for one in found:
+        for one in items:
             pending.append(one)
-            faces += max(1, len(one)) if isinstance(one, Candidates) else 1
-            if faces >= size:
+            weighs += weight(one)
+            if weighs >= size:
                 yield pending
-                pending, faces = [], 0
+                pending, weighs = [], 0
     except Exception as error:  # noqa: BLE001 (what was found before is not lost)
         ended = error
     if pending:
         yield pending
     if ended is not None:
         raise ended
+
+
+def _each(
+    groups: Iterable[list[Candidates | CascadeError | _Raised]],
+) -> Iterator[Candidates | CascadeError]:
+    """One after the other."""
+    for one in itertools.chain.from_iterable(groups):
+        if isinstance(one, _Raised):
+            raise one.error
+        yield one
 
 
 def _some(points: Points, indices: NDArray[np.intp]) -> Points:

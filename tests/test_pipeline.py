@@ -479,7 +479,7 @@ def test_a_stream_takes_pictures_only_as_results_are_asked_for(detector):
     assert taken == []
     for done in range(1, 51):
         next(results)
-        assert len(taken) - done < 3 * 4 + 2 * 2 + 1  # a batch more than refiners, and what the workers need
+        assert len(taken) - done < 3 * 4 + 3 * 2  # a batch more than refiners, a pair more than workers
     with pytest.raises(StopIteration):
         next(results)
     assert len(taken) == 50
@@ -491,7 +491,7 @@ def test_a_stream_of_errors_holds_no_more_than_its_batch(whole):
     results = whole.stream(pictures, batch_size=4, workers=2)
     for done in range(1, 51):
         assert isinstance(next(results), ImageError)
-        assert len(taken) - done < 3 * 4 + 2 * 2 + 1
+        assert len(taken) - done < 3 * 4 + 3 * 2
 
 
 def test_a_stream_without_end_is_fine(whole):
