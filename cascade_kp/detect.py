@@ -337,8 +337,11 @@ def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
     first, second = np.asarray(a, float).reshape(-1, 4), np.asarray(b, float).reshape(-1, 4)
     top_left = np.maximum(first[:, None, :2], second[None, :, :2])
     bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    inner = np.prod(np.clip(bottom_right - top_left, 0, None), axis=-1)
-    areas = [np.prod(np.clip(x[:, 2:] - x[:, :2], 0, None), axis=1) for x in (first, second)]
+    # A detector asks this of some dozens of boxes a picture: `np.prod` and `np.clip` would take twice the time.
+    shared = np.maximum(bottom_right - top_left, 0)
+    inner = shared[..., 0] * shared[..., 1]
+    sides = [np.maximum(x[:, 2:] - x[:, :2], 0) for x in (first, second)]
+    areas = [side[:, 0] * side[:, 1] for side in sides]
     union = areas[0][:, None] + areas[1][None] - inner
     return np.asarray(np.divide(inner, union, out=np.zeros_like(inner), where=union > 0))
 

@@ -184,8 +184,7 @@ def _joined(rows: Array, headings: Array) -> tuple[Array, Array]:
         members = same[i] & left
         left &= ~members
         weights = rows[members, 4] ** 2
-        box = np.average(rows[members, :4], axis=0, weights=weights)
-        boxes.append(np.append(box, rows[i, 4]))
+        boxes.append(np.array([*(weights @ rows[members, :4] / weights.sum()), rows[i, 4]]))
         cos, sin = weights @ headings[members]
         rolls.append(math.degrees(math.atan2(sin, cos)))
     return np.array(boxes).reshape(-1, 5), np.array(rolls)
