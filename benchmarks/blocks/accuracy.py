@@ -441,6 +441,36 @@ def _card(name: str, groups: tuple[str, ...] = ("68", "51", "jaw")) -> Callable[
     return block
 
 
+def _served(name: str) -> Callable[[Results], str]:
+    """Accuracy by what the pictures are like, for a model card."""
+    words = {
+        "yaw": "turned to a side",
+        "size": "distance of the outer eye corners",
+        "light": "lightness of the face",
+        "side light": "one cheek lighter than the other, by L*",
+        "skin": "skin as the picture shows it (ITA)",
+    }
+
+    def block(results: Results) -> str:
+        result = results["served"]
+        rows = []
+        for row in result["rows"]:
+            one = row["models"][name]
+            low, high = (percent(end, 2) for end in one["nme_ci95"])
+            label = words[row["by"]] if not rows or rows[-1][0] != words[row["by"]] else ""
+            rows.append(
+                [words[row["by"]], label, row["group"], str(row["n"]), percent(one["nme"], 2), f"{low} to {high}"]
+            )
+            rows[-1].append(percent(one["found"], 1))
+        head = ["by", "class", "faces", "NME, %", "95 % interval", "found, %"]
+        text = (
+            f"The *common* test set: `{shown(result['command'])}`. NME in true boxes; found is by the whole pipeline."
+        )
+        return "\n\n".join([table(head, [row[1:] for row in rows]), paragraph(text)])
+
+    return block
+
+
 def _card_detector(results: Results) -> str:
     result = results["detector"]
     network = result.one("rows", detector="single-shot")
@@ -542,5 +572,6 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "targets": _targets,
     "training": _training,
     **{f"card-{name}": _card(name) for name in MODELS},
+    **{f"served-{name}": _served(name) for name in (*MODELS, "kaggle15")},
 }
 """By the name that a Markdown file asks for."""
