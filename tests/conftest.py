@@ -16,6 +16,7 @@ if str(HERE) not in sys.path:  # for `import strategies`, whatever pytest's impo
     sys.path.insert(0, str(HERE))
 
 THREADS = 2
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests that load ONNX Runtime themselves tell nobody, either
 
 
 def pytest_configure() -> None:

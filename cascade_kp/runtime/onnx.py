@@ -6,10 +6,11 @@ cached. What lies between the networks (sampling, frames, fusion) is the same co
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from cascade_kp.runtime.pytorch import TorchRuntime
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
     from cascade_kp.models.cascade import Cascade, Specialist, StageOne
     from cascade_kp.models.single_shot import SingleShotNet
@@ -75,7 +77,22 @@ class OnnxDetector:
         return torch.from_numpy(np.asarray(numbers))
 
 
+def _keep_quiet() -> None:
+    """Tell ONNX Runtime to say nothing over the network, which nothing here uses unless it is asked to.
+
+    From 1.31 on it tells its makers what it runs, and keeps a number of the device in the user's home, unless a
+    variable is set before it is loaded. Who wants that sets the variable to 0.
+    """
+    quiet = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1") != "0"
+    loaded = sys.modules.get("onnxruntime")  # by the caller: what it said then cannot be taken back
+    if quiet and loaded is not None:
+        loaded.disable_telemetry_events()
+
+
 def _session(graph: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    _keep_quiet()
+    import onnxruntime  # noqa: PLC0415 (not before)
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
