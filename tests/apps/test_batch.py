@@ -451,11 +451,14 @@ def test_a_second_run_is_kept_out(tmp_path, photos, model):
     [
         ({"host": "elsewhere", "pid": 1}, 400, True),
         ({"host": "elsewhere", "pid": 1}, 100, False),
+        ({"host": "elsewhere", "pid": 1}, -86400, True),
         ({"host": "here", "pid": "dead"}, 1, True),
+        ({"host": "here", "pid": "dead"}, -86400, True),
         ({"host": "here", "pid": "alive"}, 100, False),
     ],
 )
-def test_a_lock_that_was_left_behind(tmp_path, held, age_s, taken):
+def test_a_lock_that_was_left_behind(tmp_path, monkeypatch, held, age_s, taken):
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     pid = {"dead": ended.pid, "alive": os.getpid()}.get(held["pid"], held["pid"])
@@ -467,14 +470,36 @@ def test_a_lock_that_was_left_behind(tmp_path, held, age_s, taken):
         with pytest.raises(StoreError, match="no other run"), lock.hold(Store.of(str(tmp_path)), said.append):
             pass
         assert json.loads((tmp_path / "_lock.json").read_text()) == says
+        assert said == []
         return
     with lock.hold(Store.of(str(tmp_path)), said.append):
         assert json.loads((tmp_path / "_lock.json").read_text())["pid"] == os.getpid()
-    assert "taken over from a run that is dead" in said[0]
+    assert "taken over from a run that is dead" in said[-1]
     assert not (tmp_path / "_lock.json").exists()
 
 
+@pytest.mark.parametrize("ahead_s", [86400, -86400])
+def test_a_run_whose_clock_is_another_is_alive_as_long_as_it_beats(tmp_path, monkeypatch, ahead_s):
+    """As after a clock was set: what its heartbeat says is days old, or of tomorrow, and changes."""
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    path = tmp_path / "_lock.json"
+    says = {"owner": "other", "host": "elsewhere", "pid": 1, "beat": time.time() + ahead_s}
+    path.write_text(json.dumps(says))
+    sleep = time.sleep
+
+    def beats(seconds):
+        sleep(seconds)
+        path.write_text(json.dumps({**says, "beat": says["beat"] + 30}))
+
+    monkeypatch.setattr(time, "sleep", beats)
+    said = []
+    with pytest.raises(StoreError, match="no other run writes to"), lock.hold(Store.of(str(tmp_path)), said.append):
+        pass
+    assert "whether process 1 on elsewhere is alive" in said[0]
+
+
 def test_two_runs_that_wait_for_a_dead_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
     path = tmp_path / "_lock.json"
     path.write_text(json.dumps({"owner": "dead", "host": "elsewhere", "pid": 1, "beat": 0.0}))
     other = json.dumps({"owner": "other", "host": lock._host(), "pid": os.getpid(), "beat": time.time()})
@@ -653,15 +678,15 @@ def test_errors_are_tried_again(tmp_path, photos, model):
 
 @pytest.mark.usefixtures("in_process")
 def test_a_picture_that_breaks_a_library(tmp_path, photos, model, monkeypatch):
-    find = Pipeline.find
+    begun = Pipeline._begun
     broken = np.asarray(Image.open(photos / "face-03.png"))
 
     def breaks(self, source, boxes=None):
         if np.array_equal(source, broken):
             raise ZeroDivisionError("deep in a library")
-        return find(self, source, boxes)
+        return begun(self, source, boxes)
 
-    monkeypatch.setattr(Pipeline, "find", breaks)
+    monkeypatch.setattr(Pipeline, "_begun", breaks)
     run(photos, tmp_path / "out", model)
     exactly_once(tmp_path / "out", pictures_of(photos))
     assert {Path(row["image"]).name: row["reason"] for row in rows(tmp_path / "out", "errors")}["face-03.png"] == (

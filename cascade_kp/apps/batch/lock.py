@@ -1,7 +1,7 @@
 """One run at a time on one folder of results.
 
 The lock is an object that says who runs, with a heartbeat. A run that died leaves it behind: one of this machine is
-found out at once, by its process, and any other by a heartbeat that is old. Should two runs get past the lock after all
+found out at once, by its process, and any other by a heartbeat that is old and stays so. Should two runs get past it
 (a store that cannot create an object only where there is none), both write the same results to the same names: the
 slower one stops at its next heartbeat, and nothing is lost or doubled.
 """
@@ -96,14 +96,14 @@ def hold(store: Store, say: Callable[[str], None]) -> Iterator[Lock]:
         if held is None:  # just given back
             continue
         age = time.time() - float(held.get("beat", 0.0))
-        gone = _is_dead(held)
-        if age < STALE_S and not gone:
+        heard = f"last heard of {age:.0f} s ago" if age >= 0 else f"last heard of {-age:.0f} s from now, by its clock"
+        fresh = -BEAT_S <= age < STALE_S
+        if not _is_dead(held) and (fresh or _beats(store, held, say)):
             raise StoreError(
-                f"{store.url}: expected a folder that no other run writes to, got one of {_who(held)}, last heard of "
-                f"{age:.0f} s ago. Wait for it; should it be dead, this command takes over {STALE_S / 60:.0f} minutes "
-                f"after its last sign"
+                f"{store.url}: expected a folder that no other run writes to, got one of {_who(held)}, {heard}. Wait "
+                f"for it; should it be dead, this command takes over {STALE_S / 60:.0f} minutes after its last sign"
             )
-        say(f"{store.url}: taken over from a run that is dead, {_who(held)}, last heard of {age:.0f} s ago")
+        say(f"{store.url}: taken over from a run that is dead, {_who(held)}, {heard}")
         _put_away(store, held.get("owner"))
     stop = threading.Event()
 
@@ -209,6 +209,14 @@ def _host() -> str:
     with contextlib.suppress(OSError):
         return f"{platform.node()} {space.readlink()}"
     return platform.node()
+
+
+def _beats(store: Store, held: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Whether a run whose heartbeat looks old, or like one of the future, is alive: clocks are set, and differ."""
+    say(f"{store.url}: looking for {2 * BEAT_S:.0f} s whether {_who(held)} is alive")
+    time.sleep(2 * BEAT_S)
+    now = _read(store)
+    return now is not None and now != held
 
 
 def _is_dead(held: dict[str, Any]) -> bool:
