@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-__all__ = ["MISSING", "OURS", "RESOLUTIONS", "ROWS", "Report", "System", "trained"]
+__all__ = ["FLIPPED", "MISSING", "OURS", "RESOLUTIONS", "ROWS", "SHIPPED", "Report", "System", "trained"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,12 @@ ROWS: Final[dict[str, System]] = {
 
 OURS: Final = "kaggle15"
 """The embedded model beside them, which is measured as it ships and not trained."""
+
+FLIPPED: Final = "kaggle15_flip"
+"""The same, asked about the mirrored picture, too, as ``cascade-kp submit --flip`` asks it."""
+
+SHIPPED: Final = (OURS, FLIPPED)
+"""The rows that are not trained."""
 
 
 def trained(result: Any) -> str:  # noqa: ANN401 (a result as JSON, or as readme.py wraps it)

@@ -3,7 +3,7 @@
     python -m benchmarks.zoo --budget smoke [--only ROW ...]
     python -m benchmarks.zoo --budget full --data DIR --faces DATA [--only ROW ...] [--epochs N] [--precision P]
         [--again]
-    python -m benchmarks.zoo --budget full --data DIR --only kaggle15
+    python -m benchmarks.zoo --budget full --data DIR --only kaggle15 kaggle15_flip
     python -m benchmarks.zoo --report
 
 DIR is what `python -m benchmarks.made_data` wrote; DATA holds 300-W as the data card says, and only the rows
@@ -13,8 +13,8 @@ DIR is what `python -m benchmarks.made_data` wrote; DATA holds 300-W as the data
 faces, whole pictures; NME over the distance of the eye centres. The noses are measured on their validation share, which
 also chose the weights. `cascade_paper...` has its NME, inter-ocular, on the 554 common test faces of 300-W, true boxes.
 
-kaggle15, the embedded model, is measured beside them as it ships, asked as `cascade-kp submit` asks it, but not
-clipped to the picture: no row is.
+kaggle15, the embedded model, is measured beside them as it ships, asked as `cascade-kp submit` asks it, without and
+with --flip, but not clipped to the picture: no row is.
 
 `full` writes one JSON a row to benchmarks/results/zoo and passes over rows that are there, trained for as long.
 --epochs N trains no longer than N epochs; the JSON then says that the budget was reduced. --precision bf16-mixed
@@ -47,11 +47,11 @@ from matplotlib.figure import Figure
 
 from benchmarks import record
 from benchmarks.made.noses import VIEWS
-from benchmarks.systems import MISSING, OURS, ROWS, trained
+from benchmarks.systems import FLIPPED, MISSING, OURS, ROWS, SHIPPED, trained
 from cascade_kp.data.kaggle import read_kaggle, write_kaggle
 from cascade_kp.data.readers import read_300w, read_samples, write_sample
 from cascade_kp.data.synthetic import synthetic_faces, write_synthetic
-from cascade_kp.evaluation.submission import box_for, faces_in
+from cascade_kp.evaluation.submission import box_for, faces_in, submission_points
 from cascade_kp.metrics import nme
 from cascade_kp.pipeline import Pipeline
 from cascade_kp.schemes import load_scheme
@@ -209,20 +209,22 @@ def measured(
     return {**result, "ms": ms, **figures}
 
 
-def shipped(data: Path) -> dict[str, Any]:
+def shipped(row: str, data: Path) -> dict[str, Any]:
     """The embedded model of the same points, measured like a row.
 
     Args:
+        row: one of :data:`SHIPPED`.
         data: the made data.
     """
     cascade, info = load_model(OURS)
     logs = {path.stem: _log(path) for path in sorted((RESULTS / "training" / OURS).glob("*.jsonl"))}
-    figures, tested, ms = _on_pictures(model_path(OURS), read_kaggle(data / "kaggle_style" / "heldout.csv"))
+    samples = read_kaggle(data / "kaggle_style" / "heldout.csv")
+    figures, tested, ms = _on_pictures(model_path(OURS), samples, flip=row == FLIPPED)
     counts = {name: int(info.data[name]["faces"]) for name in ("train", "validation")}
     steps = int(logs["coarse"][-1]["step"])
     return {
         "settings": {
-            "row": OURS,
+            "row": row,
             "recipe": OURS,
             "changes": {},
             "budget": "full",
@@ -254,11 +256,16 @@ def _log(path: Path) -> list[dict[str, float]]:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def _on_pictures(model: Path, samples: Samples, repeat: int = _REPEAT) -> tuple[dict[str, Any], int, float]:
+def _on_pictures(
+    model: Path, samples: Samples, repeat: int = _REPEAT, *, flip: bool = False
+) -> tuple[dict[str, Any], int, float]:
     """Figures of a model on pictures of one face each, the number of faces, and ms a face."""
     pipe = Pipeline(model, detector=None, threads=1)
     pictures = [samples[i]["image"] for i in range(len(samples))]
-    found = np.stack([face.keypoints for face in faces_in(pipe, pictures)]).astype(np.float64)
+    if flip:
+        found = submission_points([pipe], samples, flip=True)
+    else:
+        found = np.stack([face.keypoints for face in faces_in(pipe, pictures)]).astype(np.float64)
     truth = samples.keypoints.astype(np.float64)
     scale = np.array([_SIDE_PX / picture.shape[0] for picture in pictures])[:, None, None]
     known = ~np.isnan(truth)
@@ -281,7 +288,11 @@ def _on_pictures(model: Path, samples: Samples, repeat: int = _REPEAT) -> tuple[
         "by_face": {"squared": [round(value, 4) for value in squared.tolist()], "labelled": labelled.tolist()},
     }
     box = None if pipe.info.config.whole_picture else box_for(pipe)
-    return figures, len(samples), _milliseconds(pipe, [(picture, box) for picture in pictures], repeat)
+    ms = _milliseconds(pipe, [(picture, box) for picture in pictures], repeat)
+    if flip:
+        mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in pictures]
+        ms += _milliseconds(pipe.mirrored(), [(picture, box_for(pipe, mirrored=True)) for picture in mirrored], repeat)
+    return figures, len(samples), ms
 
 
 def _resampled(squared: Array, labelled: NDArray[np.int64], seed: int = 0) -> Array:
@@ -359,7 +370,7 @@ def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[str]) -> str:
     head = ["parameters", "MSE", "RMSE", "MAE", "NME %", "training", "ms", "trained"]
     lines = [f"{'':<24}" + "".join(f"{word:>11}" for word in head[:-1]) + f"  {head[-1]:<34}the report's own"]
     for row in rows:
-        reports = ", ".join(str(report) for report in ROWS[row].reports) if row != OURS else ""
+        reports = ", ".join(str(report) for report in ROWS[row].reports) if row not in SHIPPED else ""
         reports = reports or "-"
         if row not in results:
             lines.append(f"{row:<24}" + f"{'-':>11}" * 7 + f"  {'not run':<34}{reports}")
@@ -393,20 +404,20 @@ def missing_labels(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] |
     Returns:
         ``rows``: each with ``row``, ``way``, ``faces`` (trained on), ``rmse``, ``rmse_ci95`` and ``behind_ci95``, the
         interval of what its RMSE is above that of the best; the best first. ``ours``: every row of Kaggle-style faces
-        with the interval of what its RMSE is above that of :data:`OURS`; empty where that has not been measured.
+        with the intervals of what its RMSE is above those of :data:`SHIPPED`; empty where these have not been measured.
     """
     there = sorted((row for row in MISSING if row in results), key=lambda row: results[row]["rmse"])
     if len(there) < 2:
         return None
     draws = {}
-    for row in (row for row in results if row == OURS or ROWS[row].faces == "kaggle"):
+    for row in (row for row in results if row in SHIPPED or ROWS[row].faces == "kaggle"):
         by_face = results[row]["by_face"]
         sums = _resampled(np.array(by_face["squared"]), np.array(by_face["labelled"]))
         draws[row] = np.sqrt(sums[0] / sums[1])
     ours = [
-        {"row": row, "behind_ci95": np.quantile(drawn - draws[OURS], _ENDS).tolist()}
+        {"row": row, "behind_ci95": {one: np.quantile(drawn - draws[one], _ENDS).tolist() for one in SHIPPED}}
         for row, drawn in draws.items()
-        if OURS in draws and row != OURS
+        if draws.keys() >= set(SHIPPED) and row not in SHIPPED
     ]
     rows = []
     for row in there:
@@ -454,7 +465,7 @@ def draw_missing(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
 
 def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """The results of rows, by row."""
-    paths = {row: folder / f"{row}.json" for row in (*ROWS, OURS)}
+    paths = {row: folder / f"{row}.json" for row in (*ROWS, *SHIPPED)}
     return {row: json.loads(path.read_text(encoding="utf-8")) for row, path in paths.items() if path.exists()}
 
 
@@ -466,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", choices=["smoke", "full"], default="smoke")
     parser.add_argument("--data", type=Path, help="what benchmarks.made_data wrote")
     parser.add_argument("--faces", type=Path, help="folder of the data sets, for cascade_paper")
-    parser.add_argument("--only", nargs="+", default=list(ROWS), choices=[*ROWS, OURS], metavar="ROW")
+    parser.add_argument("--only", nargs="+", default=list(ROWS), choices=[*ROWS, *SHIPPED], metavar="ROW")
     parser.add_argument("--epochs", type=int, help="no more epochs than this, and say so")
     parser.add_argument("--precision", choices=["bf16-mixed"], help="train so, and say so")
     parser.add_argument("--again", action="store_true", help="rows that have a result too")
@@ -494,13 +505,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = None if folder is None else folder / f"{row}.json"
         if path is not None and path.exists() and not args.again:
             results[row] = json.loads(path.read_text(encoding="utf-8"))
-            wanted = 0 if row == OURS else recipe_of(row, epochs=args.epochs, smoke=smoke).coarse.epochs
+            wanted = 0 if row in SHIPPED else recipe_of(row, epochs=args.epochs, smoke=smoke).coarse.epochs
             if results[row]["epochs"]["asked"] >= wanted:
                 print(f"{row}: there already", flush=True)
                 continue
-        envelope = record.envelope("zoo", _PROTOCOL["kaggle" if row == OURS else ROWS[row].faces])
+        envelope = record.envelope("zoo", _PROTOCOL["kaggle" if row in SHIPPED else ROWS[row].faces])
         settings = {"epochs": args.epochs, "precision": args.precision, "smoke": smoke}
-        figures = shipped(data) if row == OURS else measured(row, data, faces, work, **settings)
+        figures = shipped(row, data) if row in SHIPPED else measured(row, data, faces, work, **settings)
         results[row] = {**envelope, **figures}
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -513,15 +524,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report(folder: Path) -> None:
     """Print the results of a folder, and write what the missing labels cost: beside it, and as a figure in it."""
     results = load_results(folder)
-    print(table(results, [*ROWS, OURS]))
+    print(table(results, [*ROWS, *SHIPPED]))
     compared = missing_labels(results)
     if compared is None:
         print(f"missing labels: expected results of two of {', '.join(MISSING)} in {folder.name}, found fewer")
         return
     protocol = """The same network trained with each way of treating missing labels, measured on the same held-out
     Kaggle-style faces. behind_ci95: 95 % interval of its RMSE less that of the best, px at 96 px, paired bootstrap over
-    faces; of one training each, so that the chance of a training is not in it. ours: the same interval of every
-    row's RMSE less that of the embedded model."""
+    faces; of one training each, so that the chance of a training is not in it. ours: the same intervals of every
+    row's RMSE less those of the embedded model, asked once and asked about the mirrored picture, too."""
     record.write(folder.parent / "zoo-missing.json", {**record.envelope("zoo-missing", protocol), **compared})
     print("\nmissing labels, the best first:")
     for row in compared["rows"]:
@@ -530,8 +541,8 @@ def report(folder: Path) -> None:
             f"  {row['way']:<32}{row['faces']:>6} faces  RMSE {row['rmse']:.2f}   behind by {low:.2f} to {high:.2f} px"
         )
     for row in compared["ours"]:
-        low, high = row["behind_ci95"]
-        print(f"  {row['row']:<32} behind {OURS} by {low:.2f} to {high:.2f} px")
+        said = (f"behind {one} by {low:.2f} to {high:.2f} px" for one, (low, high) in row["behind_ci95"].items())
+        print(f"  {row['row']:<32} {', '.join(said)}")
     written = draw_missing(compared["rows"], folder / "missing")
     print(f"written: {', '.join(path.name for path in written)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -271,6 +272,17 @@ class Pipeline:
         faces = self._chosen(candidates, points)
         stage_one, all_stages = sum(laps), time.perf_counter() - found
         return faces, {"detect": found - began, "stage_one": stage_one, "regions": all_stages - stage_one}
+
+    def mirrored(self) -> Pipeline:
+        """This pipeline for mirrored pictures, with the same networks.
+
+        Labels of a data set may lie to one side of what is seen, and a model adds that (``label_offset``). In a
+        mirrored picture it is the other side: so only what this pipeline says of one, mirrored back, can be compared
+        with what the first says of the picture, or averaged with it.
+        """
+        other = copy.copy(self)
+        other._runtime = self._runtime.mirrored()  # noqa: SLF001 (one of our own)
+        return other
 
     def stream(
         self, sources: Iterable[object], batch_size: int = 32, workers: int | None = None

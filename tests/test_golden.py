@@ -84,16 +84,23 @@ def test_a_picture_that_is_scaled_scales_the_points(pipe, astronaut, box, plain,
 
 
 def test_a_mirrored_picture_mirrors_the_points(pipe, astronaut, box, plain):
-    """But for a shift along the eyes: where labels lie beside what is seen, a model adds that (`label_offset`)."""
     w = astronaut.shape[1]
     mirrored = np.ascontiguousarray(astronaut[:, ::-1])
     x0, y0, x1, y1 = box
-    points = pipe(mirrored, boxes=[[w - x1, y0, w - x0, y1]])[0].keypoints[list(pipe.scheme.flip)]
+    points = pipe.mirrored()(mirrored, boxes=[[w - x1, y0, w - x0, y1]])[0].keypoints[list(pipe.scheme.flip)]
     points[:, 0] = w - points[:, 0]
-    shift = (points - plain).mean(axis=0)
-    assert abs(shift[1]) < 0.3
-    assert abs(shift[0]) < 1.5
-    assert furthest(points - shift, plain) < 2.6
+    assert np.abs((points - plain).mean(axis=0)).max() < 0.5
+    assert furthest(points, plain) < 2.6
+
+
+def test_what_is_added_for_labels_is_taken_off_in_the_mirror(pipe, astronaut, box, plain):
+    other = pipe.mirrored()(astronaut, boxes=[box])[0].keypoints
+    moved = plain - other  # along the eyes, all points alike
+    side = (box[2:] - box[:2]).max()
+    assert np.abs(moved - moved.mean(axis=0)).max() < 1e-3
+    offset = pipe.info.config.label_offset
+    assert moved[:, 0].mean() == pytest.approx(2 * offset * side * pipe.info.config.margin, rel=0.35, abs=1e-4)
+    np.testing.assert_array_equal(pipe(astronaut, boxes=[box])[0].keypoints, plain)  # the first is as it was
 
 
 def test_a_turned_picture_turns_the_points(pipe, astronaut):

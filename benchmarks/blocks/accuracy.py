@@ -453,20 +453,20 @@ def _served(name: str) -> Callable[[Results], str]:
 
     def block(results: Results) -> str:
         result = results["served"]
-        rows = []
+        lines: list[list[str]] = []
+        last = ""
         for row in result["rows"]:
             one = row["models"][name]
             low, high = (percent(end, 2) for end in one["nme_ci95"])
-            label = words[row["by"]] if not rows or rows[-1][0] != words[row["by"]] else ""
-            rows.append(
-                [words[row["by"]], label, row["group"], str(row["n"]), percent(one["nme"], 2), f"{low} to {high}"]
-            )
-            rows[-1].append(percent(one["found"], 1))
+            label = "" if row["by"] == last else words[row["by"]]
+            figures = [percent(one["nme"], 2), f"{low} to {high}", percent(one["found"], 1)]
+            lines.append([label, row["group"], str(row["n"]), *figures])
+            last = row["by"]
         head = ["by", "class", "faces", "NME, %", "95 % interval", "found, %"]
         text = (
             f"The *common* test set: `{shown(result['command'])}`. NME in true boxes; found is by the whole pipeline."
         )
-        return "\n\n".join([table(head, [row[1:] for row in rows]), paragraph(text)])
+        return "\n\n".join([table(head, lines), paragraph(text)])
 
     return block
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from benchmarks.blocks.text import listed, paragraph, percent, shown, table
-from benchmarks.systems import MISSING, OURS, RESOLUTIONS, ROWS, trained
+from benchmarks.systems import MISSING, RESOLUTIONS, ROWS, SHIPPED, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,12 +26,12 @@ _POLICIES = {
 
 
 def _reported(row: str) -> str:
-    return "-" if row == OURS else ", ".join(str(report) for report in ROWS[row].reports) or "-"
+    return "-" if row in SHIPPED else ", ".join(str(report) for report in ROWS[row].reports) or "-"
 
 
 def _rows_of(results: Results, faces: str) -> list[tuple[str, Result | None]]:
     """The zoo's rows of one kind of faces, each with its result where it has run; among Kaggle's our own comes last."""
-    rows = [row for row, system in ROWS.items() if system.faces == faces] + ([OURS] if faces == "kaggle" else [])
+    rows = [row for row, system in ROWS.items() if system.faces == faces] + (list(SHIPPED) if faces == "kaggle" else [])
     return [(row, results[f"zoo/{row}"] if results.has(f"zoo/{row}") else None) for row in rows]
 
 
@@ -70,11 +70,10 @@ def _zoo(results: Results) -> str:
     if worse[1:]:
         text += f" No better than the same face for every picture, after so much training: {', '.join(worse[1:])}."
     compared = results["zoo-missing"]["ours"] if results.has("zoo-missing") else []
-    near = [f"`{row['row']}`" for row in compared if row["behind_ci95"][0] <= 0.0]
-    if compared:
-        clear = f"{len(compared) - len(near)} of {len(compared)} rows"
-        text += f" By its RMSE, `{OURS}` is better than {clear} by more than the choice of test faces explains"
-        text += f", and not than {', '.join(near)}." if near else "."
+    for one in SHIPPED if compared else ():
+        near = [f"`{row['row']}`" for row in compared if row["behind_ci95"][one][0] <= 0.0]
+        text += f" By its RMSE, `{one}` is better than {len(compared) - len(near)} of {len(compared)} rows by more than"
+        text += " the choice of test faces explains" + (f", and not than {', '.join(near)}." if near else ".")
     return "\n\n".join([table(head, lines), paragraph(text)])
 
 

@@ -185,7 +185,7 @@ def submission_points(
             pictures = [samples[i]["image"] for i in chosen]
             if mirrored:
                 pictures = [np.ascontiguousarray(picture[:, ::-1]) for picture in pictures]
-            faces = faces_in(pipe, pictures, mirrored=mirrored)
+            faces = faces_in(pipe.mirrored() if mirrored else pipe, pictures, mirrored=mirrored)
             points = np.stack([face.keypoints for face in faces]).astype(np.float64)
             if mirrored:
                 flipped = points[:, list(pipe.scheme.flip)]

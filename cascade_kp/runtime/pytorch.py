@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -135,6 +137,16 @@ class TorchRuntime:
             area = (box[:, 2:] - box[:, :2]).prod(dim=1)
             doubt = sigma / area.sqrt().clamp_min(1e-6)
             return said.face.sigmoid().cpu().numpy(), doubt.cpu().numpy()
+
+    def mirrored(self) -> Self:
+        """The same networks, for mirrored pictures: what is added for labels that lie to one side is taken off.
+
+        See ``label_offset`` in the configuration.
+        """
+        other, cascade = copy.copy(self), copy.copy(self.cascade)
+        cascade.config = dataclasses.replace(cascade.config, label_offset=-cascade.config.label_offset)
+        other.cascade = cascade
+        return other
 
     @contextlib.contextmanager
     def stage_one_timed(self) -> Iterator[list[float]]:
