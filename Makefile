@@ -8,22 +8,25 @@ DATA    ?= data
 
 VENV := .venv
 BIN  := $(VENV)/bin
+LOWEST := .venv-lowest
 
 # One cap for every library that starts threads of its own; otherwise each takes all cores. Of each of the WORKERS.
 CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel reproduce clean distclean
+.PHONY: help demo test test-lowest lint format audit wheel reproduce clean distclean
 
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
 	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, WORKERS=$(WORKERS) share them, THREADS=$(THREADS) caps threads of each)'
-	@echo 'make lint       ruff, mypy --strict, the layer contracts, and the numbers of the documentation'
+	@echo 'make test-lowest  the fast tests with the lowest versions of the libraries that pyproject.toml allows, in $(LOWEST)'
+	@echo 'make lint       ruff, mypy --strict, the layer contracts, the licences of what is needed, and the numbers of the documentation'
 	@echo 'make format     let ruff format and fix what it can'
-	@echo 'make wheel      build dist/*.whl'
+	@echo 'make audit      advisories about the libraries (asks an index), and their licences'
+	@echo 'make wheel      build dist/*.whl and *.tar.gz, and print their hashes (ARGS=--check builds twice and compares)'
 	@echo 'make reproduce  train an embedded model from its recipe: MODEL=ibug68 DATA=folder of the data sets (datasets/README.md)'
 	@echo '                into runs/MODEL; stopped, the same command goes on (ARGS="--threads 2" passes options on)'
-	@echo 'make clean      remove builds, caches and the demo; make distclean also removes $(VENV)'
+	@echo 'make clean      remove builds, caches and the demo; make distclean also removes $(VENV) and $(LOWEST)'
 	@echo 'The first of them makes $(VENV) with $(PYTHON) (PYTHON=... chooses another) and installs into it.'
 
 # The stamp is renewed only when what is installed may have changed; sources are installed in place (-e).
@@ -50,16 +53,27 @@ lint: $(VENV)/.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tools.audit --licences
 	$(BIN)/python -m benchmarks.readme --check
 
 format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-# Without isolation: the build tools are in .venv already.
 wheel: $(VENV)/.stamp
-	rm -rf build dist
-	$(BIN)/python -m build --wheel --no-isolation --quiet
+	$(BIN)/python -m tools.build $(ARGS)
+
+# The lowest versions that pyproject.toml allows, in an environment of its own; the fast tests, as for the wheel.
+# Old libraries warn of what newer ones beside them will remove: only there a deprecation is no error.
+test-lowest: $(VENV)/.stamp
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+	    -e '.[dev,hub,interchange,parquet,ray,tensorboard]'
+	$(CAPPED) $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' \
+	    -W ignore::DeprecationWarning -p no:cacheprovider $(ARGS)
+
+audit: $(VENV)/.stamp
+	$(BIN)/python -m tools.audit $(ARGS)
 
 reproduce: $(VENV)/.stamp
 	@test -n '$(MODEL)' || { echo 'Which model? make reproduce MODEL=ibug68 DATA=/path/to/the/data' >&2; exit 1; }
@@ -71,4 +85,4 @@ clean:
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST)

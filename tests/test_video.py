@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -331,3 +334,42 @@ def test_times_always_grow(monkeypatch, clip):
 def test_a_few_frames_less_than_declared_are_no_damage(monkeypatch, clip, declared, told):
     stood_in(monkeypatch, Capture(colours(40), count=declared))
     assert (read(clip)[2] is not None) == told
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".mpd", ".ffconcat"])
+def test_a_file_that_names_an_address_makes_nobody_ask_there(tmp_path, capfd, suffix):
+    """Playlists are files that FFmpeg would follow into a network."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, address = server.accept()
+                    connection.close()
+                    asked.append(address)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        head = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n"
+        dash = (
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+            'mediaPresentationDuration="PT9S"><Period duration="PT9S"><AdaptationSet mimeType="video/mp4">'
+            f'<Representation id="1" bandwidth="9" codecs="avc1.42c01e"><BaseURL>{url}/a.mp4</BaseURL>'
+            "</Representation></AdaptationSet></Period></MPD>"
+        )
+        lists = (
+            f"{head}#EXTINF:9,\n{url}/a.ts\n",
+            f'{head}#EXT-X-KEY:METHOD=AES-128,URI="{url}/key"\n#EXTINF:9,\na.ts\n',
+        )
+        for i, text in enumerate([*lists, f"ffconcat version 1.0\nfile {url}/a.mp4\n", dash]):
+            path = put(tmp_path / f"{i}{suffix}", text.encode())
+            with pytest.raises(ImageError, match="got a file of another kind"):
+                read(path)
+        socket.create_connection(server.getsockname()).close()  # which is seen, as theirs would be
+        thread.join(0.5)
+        assert len(asked) == 1
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    capfd.readouterr()

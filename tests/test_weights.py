@@ -294,6 +294,20 @@ def test_random_bytes_are_refused(tmp_path):
             refusal(path)
 
 
+def test_a_header_is_limited(saved, tmp_path):
+    data = saved.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, tensors = data[8 : 8 + length], data[8 + length :]
+    path = tmp_path / "m.safetensors"
+    most = 16 << 20
+    for size in (most, most + 8):  # spaces at a header's end are allowed
+        path.write_bytes(size.to_bytes(8, "little") + header.ljust(size) + tensors)
+        if size == most:
+            load_model(path)
+        else:
+            assert "expected a safetensors file" in refusal(path)
+
+
 class Payload:
     """Runs a command when it is unpickled."""
 

@@ -200,4 +200,4 @@ def _seen(picture: NDArray[np.float32], rng: np.random.Generator) -> Picture:
     noise = rng.standard_normal(picture.shape, np.float32) * _NOISE * np.sqrt(0.3 + np.clip(picture, 0, 255) / 255)
     noisy = np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
     _, data = cv2.imencode(".jpg", noisy[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[:, :, ::-1].copy()

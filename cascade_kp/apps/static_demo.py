@@ -122,7 +122,8 @@ def _address(url: str) -> str:
         or not parts.netloc
         or parts.query
         or parts.fragment
-        or ";" in parts.netloc
+        # It goes into the page's content policy, where these would begin another word or rule.
+        or re.search(r"[\s;,'\"]", parts.netloc)
     ):
         raise InputError(f"ort-url: expected the https address of onnxruntime-web's dist, got {url!r}")
     return url if url.endswith("/") else f"{url}/"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listening_case import is_local, listening
 from PIL import Image, PngImagePlugin
 from protocol_case import tiny_model
 
@@ -824,6 +825,26 @@ def test_a_terminated_run_says_so(tmp_path, encoded, model):
     assert " of 50 shards are done" in said
     assert not (out / "_lock.json").exists()
     assert all(json.loads(note.read_text())["stopped"] for note in (out / "_tries").iterdir())
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_only_this_computer_reaches_its_ray(tmp_path, encoded, model):
+    """Ray's servers run what they are sent, and ask nobody who he is."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i in range(1000):
+        (folder / f"{i:03d}.png").write_bytes(encoded[f"face-{i % FACES:02d}.png"])
+    process = begin(folder, out, model)
+    try:
+        done_by(out, 1, process)
+        found = listening(process.pid)
+    finally:
+        process.terminate()
+        process.communicate()
+    assert found
+    assert {address for address in found if not is_local(address)} == set()
 
 
 KILLER = """

@@ -186,6 +186,11 @@ def test_too_large_a_file_is_refused_before_it_is_read(demo):
         assert ask(server, "GET", "/")[0] == 200
 
 
+@pytest.mark.parametrize("digits", [18, 400, 5000])  # of 400, Python makes no float; of 5000, no number
+def test_a_length_of_many_digits_is_too_large(server, digits):
+    assert error_of(ask(server, "POST", "/predict", Content_Length="9" * digits))[0] == 413
+
+
 @pytest.mark.parametrize("length", ["", "-1", "1e3", "²"])
 def test_a_length_that_is_none_is_refused(server, length):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)

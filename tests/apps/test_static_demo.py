@@ -168,6 +168,7 @@ def test_a_model_that_does_not_come_is_said(browser, site, tmp_path):
         ({"ort": "here"}, "got no ort.wasm.min.mjs"),
         ({"ort_url": "http://x.example/"}, "expected the https address"),
         ({"ort_url": "https://x.example;script-src *"}, "expected the https address"),
+        ({"ort_url": "https://x.example 'unsafe-inline'/"}, "expected the https address"),
         ({"ort_url": "ort"}, "expected the https address"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import urllib.request
 
 import pytest
+from listening_case import listening
 
 from cascade_kp.cli import main
 
@@ -23,6 +25,7 @@ def test_it_says_where_it_is_and_ctrl_c_ends_it():
             (url,) = re.findall(r"^(http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)$", line)
             with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 (our own)
                 assert b"Keypoints of faces" in page.read()
+            assert listening(running.pid) == {ipaddress.ip_address("127.0.0.1")}
             running.send_signal(signal.SIGINT)
             out, err = running.communicate(timeout=60)
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -82,6 +84,9 @@ class TestIntervals:
             "auc": lambda x: auc(x, AT),
             "fr": lambda x: failure_rate(x, AT),
         }
+        # SciPy 1.15 renamed it.
+        known = inspect.signature(scipy.stats.bootstrap).parameters
+        generator = {"rng" if "rng" in known else "random_state": np.random.default_rng(7)}
         for name, statistic in statistics.items():
             theirs = scipy.stats.bootstrap(
                 (values[:, 0],),
@@ -89,7 +94,7 @@ class TestIntervals:
                 n_resamples=4000,
                 vectorized=False,
                 method="percentile",
-                rng=np.random.default_rng(7),
+                **generator,
             ).confidence_interval
             ends = getattr(got, name)[:, 0]
             # Two runs differ by chance: a few hundredths of the interval's length at 4,000 resamples.

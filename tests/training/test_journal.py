@@ -12,7 +12,6 @@ import subprocess
 import sys
 import warnings
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 
 from cascade_kp.data.synthetic import synthetic_faces
 from cascade_kp.errors import ConfigError, InputError, ModelError
-from cascade_kp.images import read_image
+from cascade_kp.images import decode_image, read_image
 from cascade_kp.schemes import load_scheme
 from cascade_kp.training import journal as module
 from cascade_kp.training.journal import Journal
@@ -274,7 +273,7 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path):
         *((10, 7.0), (20, 5.5), (30, 5.0))
     ]
     image = found.Images("faces")[0]
-    pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR_RGB)
+    pixels = decode_image(image.encoded_image_string)
     np.testing.assert_array_equal(pixels, read_image(tmp_path / "sheets" / "coarse-000030.png"))
 
 

@@ -132,13 +132,28 @@ def _begin(ray: Any, cluster: Cluster) -> None:  # noqa: ANN401 (a module)
         quiet["address"] = cluster.address
     ours = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**quiet)
+        with _loopback_only() if cluster.address is None else contextlib.nullcontext():
+            ray.init(**quiet)
         # Ray puts a handler of its own there, which ends the process; one that somebody chose stays in force.
         if callable(ours) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)
     except Exception as error:  # Ray raises nearly any type
         what = f"--address: expected a Ray cluster at {cluster.address}" if cluster.address else "expected Ray to start"
         raise InputError(f"{what}, got {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Keep Ray on the loopback: its servers run what they are sent, and ask nobody who he is.
+
+    Ray has a switch for this, off on Linux only, but reads it from the environment no later than when it is imported.
+    """
+    constants: Any = import_module("ray._private.ray_constants")
+    former, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = former
 
 
 def _room(ray: Any, cluster: Cluster) -> int:  # noqa: ANN401 (a module)
