@@ -362,8 +362,7 @@ def working_crop(image: NDArray[np.uint8], box: NDArray[np.floating], face_px: i
     every = block // 2 if block >= THINNED and min(sh, sw) >= block else 1
     if every > 1:
         pixels = np.asarray(cv2.resize(pixels, (sw // every, sh // every), interpolation=cv2.INTER_NEAREST), np.uint8)
-    if (nh, nw) != pixels.shape[:2]:
-        pixels = _shrink(pixels, nh, nw)
+    pixels = _shrink(pixels, nh, nw)
     middle = (1 - every) / 2
     matrix = np.array([[sw / nw, 0.0, left + middle], [0.0, sh / nh, top + middle]])
     return WorkingCrop(pixels, matrix)
