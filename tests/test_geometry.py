@@ -114,10 +114,11 @@ class TestWorkingCrop:
         np.testing.assert_array_equal(crop.matrix, [[2, 0, 10], [0, 2, 20]])
 
     def test_all_pixels_count_up_to_a_factor_of_8(self):
-        # 66 / (262 + 2) is a quarter: 260 px (of 262, what 4 divides) to 65, of which each is the mean of 4 x 4.
-        image = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+        # 66 / (262 + 2) is a quarter: 260 px (of 262, what 4 divides) to 65, of which each is the mean of 4 x 4. The
+        # picture ends after 180 of the rows.
+        image = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
         crop = geometry.working_crop(image, np.array([10, 20, 272, 282.0]), 66, 1.0)
-        expected = image[20:280, 10:270].reshape(65, 4, 65, 4, 3).mean(axis=(1, 3))
+        expected = image[20:200, 10:270].reshape(45, 4, 65, 4, 3).mean(axis=(1, 3))
         np.testing.assert_allclose(crop.pixels, expected, atol=1.01)  # rounded twice
         np.testing.assert_array_equal(crop.matrix, [[4, 0, 10], [0, 4, 20]])
 
@@ -138,6 +139,11 @@ class TestWorkingCrop:
         if every == 4:
             expected = image[::4, 10:266:4].reshape(1, 2, 32, 2, 3).mean(axis=(1, 3))
             np.testing.assert_allclose(crop.pixels, expected, atol=0.51)
+
+    def test_shrinks_no_more_than_it_must(self):
+        # 13.1 px lie on 15: from 0.95 to 14.05.
+        crop = geometry.working_crop(np.zeros((20, 20, 3), np.uint8), np.array([0.95, 0.95, 14.05, 14.05]), 14, 1.0)
+        assert crop.pixels.shape == (14, 14, 3)
 
     @pytest.mark.parametrize("face_px", [120, 100, 82, 60, 40])
     def test_stripes_become_grey(self, face_px):
@@ -604,6 +610,12 @@ class TestRollAngle:
         reference[list(load_scheme("ibug68").region("nose"))] = torch.nan
         assert math.degrees(float(geometry.roll_angle(rolled(25), reference))) == pytest.approx(25)
 
+    def test_float32_of_faces_far_from_the_corner(self):
+        points = rolled(25, scale=150, shift=(3000, 2000)).float()
+        assert math.degrees(float(geometry.roll_angle(points, torch.from_numpy(mean_face())))) == pytest.approx(
+            25, abs=1e-3
+        )
+
     def test_one_point_tells_no_angle(self):
         reference, points = torch.from_numpy(mean_face()), rolled(25)
         points[0, 1:] = torch.nan
@@ -693,6 +705,11 @@ class TestFitSimilarity:
         frames = geometry.fit_similarity(triangle, triangle.roll(1, dims=0)[None])
         assert math.degrees(float(geometry.frame_angle(frames))) == pytest.approx(-120, abs=1e-4)
 
+    def test_float32_of_a_small_shape_far_from_the_corner(self):
+        points = rolled(25, scale=2.0, shift=(3000, 2000)).float()
+        frames = geometry.fit_similarity(torch.from_numpy(mean_face()), points)
+        assert math.degrees(float(geometry.frame_angle(frames))) == pytest.approx(25, abs=0.1)
+
     def test_one_point_has_none(self):
         assert torch.isnan(geometry.fit_similarity(torch.zeros(1, 2), torch.ones(3, 1, 2))).all()
 
@@ -710,6 +727,8 @@ class TestFitSimilarity:
             place = (torch.rand(1, 1, 2, generator=generator) * 1000).expand(1, 7, 2)
             assert torch.isnan(geometry.fit_similarity(shape[0], place)).all()
             assert torch.isnan(geometry.fit_similarity(place[0], shape)).all()
+            both = geometry.fit_similarity(shape[0], torch.cat([place, shape]))
+            assert torch.isnan(both).all(dim=(1, 2)).tolist() == [True, False]
 
 
 class TestComplete:
