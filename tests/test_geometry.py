@@ -115,10 +115,10 @@ class TestWorkingCrop:
 
     def test_all_pixels_count_up_to_a_factor_of_8(self):
         # 66 / (262 + 2) is a quarter: 260 px (of 262, what 4 divides) to 65, of which each is the mean of 4 x 4. The
-        # picture ends after 180 of the rows.
-        image = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+        # picture ends after 184 of the rows.
+        image = np.random.default_rng(0).integers(0, 255, (204, 300, 3), np.uint8)
         crop = geometry.working_crop(image, np.array([10, 20, 272, 282.0]), 66, 1.0)
-        expected = image[20:200, 10:270].reshape(45, 4, 65, 4, 3).mean(axis=(1, 3))
+        expected = image[20:204, 10:270].reshape(46, 4, 65, 4, 3).mean(axis=(1, 3))
         np.testing.assert_allclose(crop.pixels, expected, atol=1.01)  # rounded twice
         np.testing.assert_array_equal(crop.matrix, [[4, 0, 10], [0, 4, 20]])
 
@@ -727,6 +727,8 @@ class TestFitSimilarity:
             place = (torch.rand(1, 1, 2, generator=generator) * 1000).expand(1, 7, 2)
             assert torch.isnan(geometry.fit_similarity(shape[0], place)).all()
             assert torch.isnan(geometry.fit_similarity(place[0], shape)).all()
+            gap = torch.full((1, 1, 2), torch.nan)
+            assert torch.isnan(geometry.fit_similarity(torch.cat([shape, gap], 1)[0], torch.cat([place, gap], 1))).all()
             both = geometry.fit_similarity(shape[0], torch.cat([place, shape]))
             assert torch.isnan(both).all(dim=(1, 2)).tolist() == [True, False]
 

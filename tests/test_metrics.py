@@ -75,6 +75,8 @@ class TestNme:
     def test_box_is_that_of_the_labelled_points(self):
         truth = np.array([[[0.0, 0], [10, 10], [np.nan, np.nan]]])
         np.testing.assert_allclose(normaliser(truth, TOY, "box"), [10])
+        truth[0, 2] = [np.nan, 90]  # half a label is none
+        np.testing.assert_allclose(normaliser(truth, TOY, "box"), [10])
 
     def test_faces_that_cannot_be_scored_are_nan(self):
         no_eye, no_label, no_distance = TRUTH.copy(), np.full_like(TRUTH, np.nan), TRUTH.copy()

@@ -475,8 +475,10 @@ class TestConvert:
         got = convert(points, load_scheme("ibug68"), load_scheme("kaggle15"))
         assert np.flatnonzero(np.isnan(got).any(axis=1)).tolist() == [1]
 
-    def test_whole_numbers_become_float(self):
-        assert convert(np.zeros((68, 2), int), load_scheme("ibug68"), load_scheme("ibug51")).dtype == np.float64
+    @pytest.mark.parametrize("kind", [int, object])  # a table of several types gives objects
+    def test_other_numbers_become_float(self, kind):
+        got = convert(np.zeros((68, 2), kind), load_scheme("ibug68"), load_scheme("ibug51"))
+        assert got.dtype == np.float64
 
     def test_refuses(self):
         ibug, kaggle = load_scheme("ibug68"), load_scheme("kaggle15")
