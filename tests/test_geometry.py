@@ -612,9 +612,9 @@ class TestRollAngle:
 
     def test_float32_of_faces_far_from_the_corner(self):
         points = rolled(25, scale=150, shift=(3000, 2000)).float()
-        assert math.degrees(float(geometry.roll_angle(points, torch.from_numpy(mean_face())))) == pytest.approx(
-            25, abs=1e-3
-        )
+        angle = geometry.roll_angle(points, torch.from_numpy(mean_face()))
+        assert angle.dtype == torch.float32
+        assert math.degrees(float(angle)) == pytest.approx(25, abs=1e-3)
 
     def test_one_point_tells_no_angle(self):
         reference, points = torch.from_numpy(mean_face()), rolled(25)
