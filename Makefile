@@ -13,12 +13,13 @@ BIN  := $(VENV)/bin
 CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel reproduce clean distclean
+.PHONY: help demo test lint mutants format wheel reproduce clean distclean
 
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
 	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, WORKERS=$(WORKERS) share them, THREADS=$(THREADS) caps threads of each)'
 	@echo 'make lint       ruff, mypy --strict, the layer contracts, and the numbers of the documentation'
+	@echo 'make mutants    which small faults in geometry, metrics and schemes the tests notice: an hour (ARGS=--report sums up the last run)'
 	@echo 'make format     let ruff format and fix what it can'
 	@echo 'make wheel      build dist/*.whl'
 	@echo 'make reproduce  train an embedded model from its recipe: MODEL=ibug68 DATA=folder of the data sets (datasets/README.md)'
@@ -52,6 +53,9 @@ lint: $(VENV)/.stamp
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m benchmarks.readme --check
 
+mutants: $(VENV)/.stamp
+	$(CAPPED) $(BIN)/python -m benchmarks.mutants $(ARGS)
+
 format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -67,7 +71,7 @@ reproduce: $(VENV)/.stamp
 	$(BIN)/cascade-kp train '$(MODEL)' --data '$(DATA)' --out 'runs/$(MODEL)' $(ARGS)
 
 clean:
-	rm -rf build dist demo *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist demo mutants *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

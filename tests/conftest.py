@@ -10,12 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:  # for `import strategies`, whatever pytest's import mode and folder
     sys.path.insert(0, str(HERE))
 
 THREADS = 2
+
+# For `make mutants`: the same examples every time, no clock, and the first that fails is enough.
+settings.register_profile(
+    "mutants", derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
+)
 
 
 def pytest_configure() -> None:
