@@ -14,13 +14,14 @@ LOWEST := .venv-lowest
 CAPPED := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest lint format audit wheel reproduce clean distclean
+.PHONY: help demo test test-lowest lint mutants format audit wheel reproduce clean distclean
 
 help:
 	@echo 'make demo       find the keypoints of an example photograph: demo/astronaut.png and demo/astronaut.json'
 	@echo 'make test       run the tests            (ARGS="-k geometry" passes options on, WORKERS=$(WORKERS) share them, THREADS=$(THREADS) caps threads of each)'
 	@echo 'make test-lowest  the fast tests with the lowest versions of the libraries that pyproject.toml allows, in $(LOWEST)'
 	@echo 'make lint       ruff, mypy --strict, the layer contracts, the licences of what is needed, and the numbers of the documentation'
+	@echo 'make mutants    which small faults in geometry, metrics and schemes the tests notice: an hour (ARGS=--report sums up the last run)'
 	@echo 'make format     let ruff format and fix what it can'
 	@echo 'make audit      advisories about the libraries (asks an index), and their licences'
 	@echo 'make wheel      build dist/*.whl and *.tar.gz, and print their hashes (ARGS=--check builds twice and compares)'
@@ -56,6 +57,9 @@ lint: $(VENV)/.stamp
 	$(BIN)/python -m tools.audit --licences
 	$(BIN)/python -m benchmarks.readme --check
 
+mutants: $(VENV)/.stamp
+	$(CAPPED) $(BIN)/python -m benchmarks.mutants $(ARGS)
+
 format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -81,7 +85,7 @@ reproduce: $(VENV)/.stamp
 	$(BIN)/cascade-kp train '$(MODEL)' --data '$(DATA)' --out 'runs/$(MODEL)' $(ARGS)
 
 clean:
-	rm -rf build dist demo *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist demo mutants *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

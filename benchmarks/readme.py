@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "replaced"]
 
-_PLACES = ("README.md", "benchmarks/*.md", "cascade_kp/assets/**/*.md", "datasets/**/*.md", "docs/**/*.md")
+_PLACES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "benchmarks/*.md",
+    "cascade_kp/assets/**/*.md",
+    "datasets/**/*.md",
+    "docs/**/*.md",
+)
 _BEGIN = re.compile(r"<!-- begin ([\w-]+)(:.*)? -->")
 _END = re.compile(r"<!-- end ([\w-]+) -->")
 

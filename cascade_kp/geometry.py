@@ -252,12 +252,13 @@ def roll_angle(points: Tensor, reference: Tensor) -> Tensor:
 
     Source: the rotation of a 2-D orthogonal Procrustes fit, in closed form.
     """
-    known = ~torch.isnan(points + reference.to(points)).any(dim=-1, keepdim=True)
+    reference = reference.to(points)
+    known = ~torch.isnan(points + reference).any(dim=-1, keepdim=True)
     count = known.sum(dim=1, keepdim=True).clamp_min(1)
     target = torch.where(known, points, 0.0)
-    source = torch.where(known, reference.to(points), 0.0)
+    source = torch.where(known, reference, 0.0)
+    # With one of the two centred, where the other lies cancels out.
     target = (target - target.sum(dim=1, keepdim=True) / count) * known
-    source = (source - source.sum(dim=1, keepdim=True) / count) * known
     cross = (source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]).sum(dim=1)
     dot = (source * target).sum(dim=(1, 2))
     return torch.atan2(cross, dot)
@@ -362,8 +363,7 @@ def working_crop(image: NDArray[np.uint8], box: NDArray[np.floating], face_px: i
     every = block // 2 if block >= THINNED and min(sh, sw) >= block else 1
     if every > 1:
         pixels = np.asarray(cv2.resize(pixels, (sw // every, sh // every), interpolation=cv2.INTER_NEAREST), np.uint8)
-    if (nh, nw) != pixels.shape[:2]:
-        pixels = _shrink(pixels, nh, nw)
+    pixels = _shrink(pixels, nh, nw)
     middle = (1 - every) / 2
     matrix = np.array([[sw / nw, 0.0, left + middle], [0.0, sh / nh, top + middle]])
     return WorkingCrop(pixels, matrix)

@@ -257,7 +257,7 @@ def summarise(errors: ArrayLike, threshold: float = 0.08) -> Summary:
 def _checked_target(target: ArrayLike, scheme: Scheme) -> NDArray[np.float64]:
     """Target as float64, a point with one NaN coordinate made NaN in both."""
     array = np.asarray(target, dtype=np.float64)
-    if array.ndim != 3 or array.shape[1:] != (len(scheme), 2):
+    if array.shape[1:] != (len(scheme), 2):
         raise InputError(f"target must be (N, {len(scheme)}, 2) for scheme {scheme.name!r}, got {array.shape}")
     if np.isinf(array).any():
         raise InputError("target must be finite, or NaN where not labelled, got an infinite coordinate")

@@ -492,7 +492,7 @@ def convert(points: ArrayLike, source: Scheme, target: Scheme) -> NDArray[Any]:
     array = np.asarray(points)
     if not np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float64)
-    if array.ndim < 2 or array.shape[-2:] != (len(source), 2):
+    if array.shape[-2:] != (len(source), 2):
         raise SchemeError(f"points of {source.name!r} must be (..., {len(source)}, 2), got {array.shape}")
     made_from = sources(source.keypoints, target.keypoints)
     missing = [name for name, places in zip(target.keypoints, made_from, strict=True) if not places]

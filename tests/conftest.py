@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:  # for `import strategies`, whatever pytest's import mode and folder
@@ -17,6 +18,11 @@ if str(HERE) not in sys.path:  # for `import strategies`, whatever pytest's impo
 
 THREADS = 2
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests that load ONNX Runtime themselves tell nobody, either
+
+# For `make mutants`: the same examples every time, no clock, and the first that fails is enough.
+settings.register_profile(
+    "mutants", derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
+)
 
 
 def pytest_configure() -> None:

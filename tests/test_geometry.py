@@ -105,6 +105,69 @@ class TestWorkingCrop:
         np.testing.assert_allclose(crop.pixels, expected, atol=0.51)
         np.testing.assert_array_equal(crop.matrix, [[2, 0, 10], [0, 2, 20]])
 
+    def test_shrink_cuts_off_what_does_not_divide(self):
+        # The slice is 65 px a side; 33 / (65 + 2) is more than a quarter, so one halving: 64 px of it, to 32.
+        image = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
+        crop = geometry.working_crop(image, np.array([10, 20, 75, 85.0]), 33, 1.0)
+        expected = image[20:84, 10:74].reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(crop.pixels, expected, atol=0.51)
+        np.testing.assert_array_equal(crop.matrix, [[2, 0, 10], [0, 2, 20]])
+
+    def test_all_pixels_count_up_to_a_factor_of_8(self):
+        # 66 / (262 + 2) is a quarter: 260 px (of 262, what 4 divides) to 65, of which each is the mean of 4 x 4. The
+        # picture ends after 184 of the rows.
+        image = np.random.default_rng(0).integers(0, 255, (204, 300, 3), np.uint8)
+        crop = geometry.working_crop(image, np.array([10, 20, 272, 282.0]), 66, 1.0)
+        expected = image[20:204, 10:270].reshape(46, 4, 65, 4, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(crop.pixels, expected, atol=1.01)  # rounded twice
+        np.testing.assert_array_equal(crop.matrix, [[4, 0, 10], [0, 4, 20]])
+
+    def test_from_a_factor_of_8_two_rows_and_two_columns_of_each_block_count(self):
+        # 33 / (262 + 2) is an eighth: 256 px to 32. Of each 8 x 8 px, those at 0 and 4: in the middle 2.5 px, not 4.
+        image = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+        crop = geometry.working_crop(image, np.array([10, 20, 272, 282.0]), 33, 1.0)
+        expected = image[20:276:4, 10:266:4].reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(crop.pixels, expected, atol=0.51)
+        np.testing.assert_array_equal(crop.matrix, [[8, 0, 8.5], [0, 8, 18.5]])
+
+    @pytest.mark.parametrize(("height", "every"), [(8, 4), (7, 1)])
+    def test_thins_a_picture_as_low_as_one_block_and_no_lower(self, height, every):
+        image = np.random.default_rng(0).integers(0, 255, (height, 300, 3), np.uint8)
+        crop = geometry.working_crop(image, np.array([10, -100, 272, 162.0]), 33, 1.0)
+        assert crop.pixels.shape == (1, 32, 3)
+        assert crop.matrix[:, 2].tolist() == [10 + (1 - every) / 2, (1 - every) / 2]
+        if every == 4:
+            expected = image[::4, 10:266:4].reshape(1, 2, 32, 2, 3).mean(axis=(1, 3))
+            np.testing.assert_allclose(crop.pixels, expected, atol=0.51)
+
+    def test_shrinks_no_more_than_it_must(self):
+        # 13.1 px lie on 15: from 0.95 to 14.05.
+        crop = geometry.working_crop(np.zeros((20, 20, 3), np.uint8), np.array([0.95, 0.95, 14.05, 14.05]), 14, 1.0)
+        assert crop.pixels.shape == (14, 14, 3)
+
+    @pytest.mark.parametrize("face_px", [120, 100, 82, 60, 40])
+    def test_stripes_become_grey(self, face_px):
+        # Not antialiased, they would come out as wider stripes.
+        image = np.zeros((300, 300, 3), np.uint8)
+        image[::2, ::2] = image[1::2, 1::2] = 255
+        crop = geometry.working_crop(image, np.array([0, 0, 300, 300.0]), face_px, 1.0)
+        assert np.abs(crop.pixels.astype(float) - 127.5).max() <= 1
+
+    @pytest.mark.parametrize(
+        ("box", "context", "corner", "shape"),
+        [
+            pytest.param((9.5, 0, 15.5, 6), 1.0, (9, 0), (6, 1), id="in the last column"),
+            pytest.param((9.9, 4, 29.9, 24), 0.5, (9, 9), (1, 1), id="less than the box, right and below"),
+            pytest.param((-20, -20, 1, 1), 0.5, (0, 0), (1, 1), id="less than the box, left and above"),
+        ],
+    )
+    def test_there_is_always_a_pixel(self, box, context, corner, shape):
+        image = np.random.default_rng(0).integers(0, 255, (10, 10, 3), np.uint8)
+        crop = geometry.working_crop(image, np.array(box, float), 160, context)
+        x, y = corner
+        np.testing.assert_array_equal(crop.pixels, image[y : y + shape[0], x : x + shape[1]])
+        np.testing.assert_array_equal(crop.matrix, [[1, 0, x], [0, 1, y]])
+
     @pytest.mark.parametrize(
         ("size", "box", "face_px", "context", "shape", "point", "sigma"),
         [
@@ -185,8 +248,14 @@ class TestStackCrops:
 
     def test_none(self):
         canvases, matrices = geometry.stack_crops([])
-        assert canvases.shape[0] == 0
+        assert canvases.shape == (0, 1, 1, 3)
         assert matrices.shape == (0, 2, 3)
+
+    def test_one_pixel(self):
+        crop = geometry.working_crop(np.full((1, 1, 3), 7, np.uint8), np.array([0, 0, 1, 1.0]), 160, 2.0)
+        canvases, matrices = geometry.stack_crops([crop])
+        np.testing.assert_array_equal(canvases, np.full((1, 1, 1, 3), 7))
+        np.testing.assert_array_equal(matrices, [[[1, 0, 0], [0, 1, 0]]])
 
 
 # ------------------------------------------------------------------------------------------ the sampler
@@ -252,6 +321,16 @@ class TestSample:
         assert not crop[:, :, :10].any()
         assert not crop[:, :, :, :10].any()
         torch.testing.assert_close(crop[:, :, 10:, 10:], image, atol=1e-2, rtol=0)
+
+    def test_stays_on_the_device_and_in_the_type_that_came(self):
+        # A device without memory: what is made on another one is refused.
+        frames = square(5, 5, 8, 10).to("meta")
+        crops = geometry.sample(torch.zeros(1, 3, 9, 9, device="meta"), frames, (4, 6))
+        assert (crops.device.type, crops.shape) == ("meta", (1, 3, 4, 6))
+        image = torch.rand(1, 3, 9, 9, dtype=torch.float64)
+        crops = geometry.sample(image, square(5, 5, 8, 10, dtype=torch.float64), 8)
+        assert crops.dtype == torch.float64
+        torch.testing.assert_close(crops.float(), geometry.sample(image.float(), square(5, 5, 8, 10), 8))
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 3), st.integers(1, 4), st.sampled_from([8, (5, 9), (9, 5)]), st.integers(0, 2**32 - 1))
@@ -531,6 +610,17 @@ class TestRollAngle:
         reference[list(load_scheme("ibug68").region("nose"))] = torch.nan
         assert math.degrees(float(geometry.roll_angle(rolled(25), reference))) == pytest.approx(25)
 
+    def test_float32_of_faces_far_from_the_corner(self):
+        points = rolled(25, scale=150, shift=(3000, 2000)).float()
+        angle = geometry.roll_angle(points, torch.from_numpy(mean_face()))
+        assert angle.dtype == torch.float32
+        assert math.degrees(float(angle)) == pytest.approx(25, abs=1e-3)
+
+    def test_one_point_tells_no_angle(self):
+        reference, points = torch.from_numpy(mean_face()), rolled(25)
+        points[0, 1:] = torch.nan
+        assert geometry.roll_angle(points, reference).tolist() == [0]
+
     def test_half_a_point_does_not_count_either(self):
         points = rolled(25)
         points[0, 30, 0] = torch.nan
@@ -605,12 +695,29 @@ class TestFitSimilarity:
         angle = geometry.roll_angle(points, torch.from_numpy(mean_face()))
         torch.testing.assert_close(geometry.frame_angle(frames), angle)
 
-    def test_mirror_images_have_none(self):
+    @pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+    @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+    def test_mirror_images_have_none_and_turned_ones_one_in_any_unit(self, kind, unit):
         angles = torch.arange(3, dtype=torch.float64) * (2 * math.pi / 3)
-        for kind in (torch.float32, torch.float64):
-            triangle = torch.stack([angles.cos(), angles.sin()], dim=1).to(kind)
-            mirrored = triangle * torch.tensor([-1.0, 1], dtype=kind)
-            assert torch.isnan(geometry.fit_similarity(triangle, mirrored[None])).all()
+        triangle = (torch.stack([angles.cos(), angles.sin()], dim=1) * unit).to(kind)
+        mirrored = triangle * torch.tensor([-1.0, 1], dtype=kind)
+        assert torch.isnan(geometry.fit_similarity(triangle, mirrored[None])).all()
+        frames = geometry.fit_similarity(triangle, triangle.roll(1, dims=0)[None])
+        assert math.degrees(float(geometry.frame_angle(frames))) == pytest.approx(-120, abs=1e-4)
+
+    def test_float32_of_a_small_shape_far_from_the_corner(self):
+        points = rolled(25, scale=2.0, shift=(3000, 2000)).float()
+        frames = geometry.fit_similarity(torch.from_numpy(mean_face()), points)
+        assert math.degrees(float(geometry.frame_angle(frames))) == pytest.approx(25, abs=0.1)
+
+    def test_one_point_has_none(self):
+        assert torch.isnan(geometry.fit_similarity(torch.zeros(1, 2), torch.ones(3, 1, 2))).all()
+
+    def test_a_shape_for_each_face(self):
+        source = torch.cat([rolled(10), rolled(-70, 2.0)])
+        frames = geometry.fit_similarity(source, rolled(30).expand(2, -1, -1))
+        assert torch.rad2deg(geometry.frame_angle(frames)).tolist() == pytest.approx([20, 100])
+        torch.testing.assert_close(geometry.apply(frames, source), rolled(30).expand(2, -1, -1))
 
     def test_one_place_has_none_however_it_is_rounded(self):
         # Far from the corner the mean of float32 points is off by enough to look like a fit.
@@ -620,6 +727,10 @@ class TestFitSimilarity:
             place = (torch.rand(1, 1, 2, generator=generator) * 1000).expand(1, 7, 2)
             assert torch.isnan(geometry.fit_similarity(shape[0], place)).all()
             assert torch.isnan(geometry.fit_similarity(place[0], shape)).all()
+            gap = torch.full((1, 1, 2), torch.nan)
+            assert torch.isnan(geometry.fit_similarity(torch.cat([shape, gap], 1)[0], torch.cat([place, gap], 1))).all()
+            both = geometry.fit_similarity(shape[0], torch.cat([place, shape]))
+            assert torch.isnan(both).all(dim=(1, 2)).tolist() == [True, False]
 
 
 class TestComplete:
@@ -718,38 +829,59 @@ class TestCheckBoxes:
             assert got.dtype == np.float32
             np.testing.assert_array_equal(got, [[1, 2, 30, 40]])
 
-    @pytest.mark.parametrize("boxes", [[], (), np.zeros((0, 4)), np.zeros((0,))])
+    @pytest.mark.parametrize("boxes", [[], (), [[]], np.zeros((0, 4)), np.zeros((0,))])
     def test_none(self, boxes):
         got = geometry.check_boxes(boxes, (10, 10))
         assert (got.shape, got.dtype) == ((0, 4), np.float32)
 
-    @pytest.mark.parametrize("box", [(-20, -10, 5, 5), (95, 40, 300, 90), (-50, -50, 500, 500), (99.9, 49.9, 120, 70)])
+    @pytest.mark.parametrize(
+        "box", [(-20, -10, 5, 5), (95, 40, 300, 90), (-50, -50, 500, 500), (99.9, 49.9, 120, 70), (-9, -9, 0.5, 0.5)]
+    )
     def test_partly_outside_is_fine(self, box):
         np.testing.assert_allclose(geometry.check_boxes(box, (50, 100)), [box], rtol=1e-6)
+
+    def test_the_smallest_and_the_largest(self):
+        least, most = geometry.MIN_BOX_PX, geometry.MAX_BOX_PX
+        for box in ((0, 0, least, least), (-most, -most, most, most)):
+            np.testing.assert_array_equal(geometry.check_boxes(box, (50, 100)), np.float32([box]))
 
     @pytest.mark.parametrize(
         ("boxes", "message"),
         [
-            ([[1, 2, 3]], r"expected shape \(N, 4\) xyxy, got \(1, 3\)"),
-            ([1, 2, 3, 4, 5], r"expected shape \(N, 4\) xyxy, got \(5,\)"),
-            (np.zeros((2, 2, 4)), r"expected shape \(N, 4\) xyxy, got \(2, 2, 4\)"),
-            (3, r"expected shape \(N, 4\) xyxy, got \(\)"),
-            ("face", "expected an .N, 4. array of xyxy pixels, got str"),
-            ([[1, 2, 3, 4], [1, 2]], "expected an .N, 4. array of xyxy pixels, got list"),
-            ([[0, 0, 9, 9], [1, 2, np.nan, 4]], r"box 1 \(1, 2, nan, 4\): expected finite"),
-            ([1, 2, np.inf, 4], "box 0 .*: expected finite"),
-            ([5, 5, 5, 9], r"box 0 \(5, 5, 5, 9\): expected x1 > x0 and y1 > y0"),
-            ([5, 5, 9, 4], "expected x1 > x0 and y1 > y0"),
-            ([60, 10, 20, 20], "not x, y, width, height"),
-            ([100, 0, 120, 20], r"box 0 \(100, 0, 120, 20\): expected an overlap with the image of 100 x 50 px"),
-            ([0, 50, 20, 60], "overlap"),
-            ([-20, 0, 0, 20], "overlap"),
-            ([0, -20, 20, 0], "overlap"),
+            *(
+                (boxes, f"boxes: expected shape (N, 4) xyxy, got {shape}")
+                for boxes, shape in (
+                    ([[1, 2, 3]], "(1, 3)"),
+                    ([1, 2, 3, 4, 5], "(5,)"),
+                    (np.zeros((2, 2, 4)), "(2, 2, 4)"),
+                    (np.zeros((0, 2, 4)), "(0, 2, 4)"),
+                    (3, "()"),
+                )
+            ),
+            ("face", "boxes: expected an (N, 4) array of xyxy pixels, got str"),
+            ([[1, 2, 3, 4], [1, 2]], "boxes: expected an (N, 4) array of xyxy pixels, got list"),
+            *(
+                (boxes, f"box {what}: expected finite xyxy pixels, none beyond 1,000,000")
+                for boxes, what in (
+                    ([[0, 0, 9, 9], [1, 2, np.nan, 4]], "1 (1, 2, nan, 4)"),
+                    ([1, 2, np.inf, 4], "0 (1, 2, inf, 4)"),
+                    ([-1.5e6, 2, 3, 4], "0 (-1.5e+06, 2, 3, 4)"),
+                )
+            ),
+            *(
+                (box, f"box 0 {tuple(box)}: expected x1 > x0 and y1 > y0 (xyxy corners, not x, y, width, height)")
+                for box in ([5, 5, 5, 9], [5, 5, 9, 5], [5, 5, 9, 4], [60, 10, 20, 20], [5, 5, 5.0005, 9])
+            ),
+            *(
+                (box, f"box 0 {tuple(box)}: expected an overlap with the image of 100 x 50 px")
+                for box in ([100, 0, 120, 20], [0, 50, 20, 60], [-20, 0, 0, 20], [0, -20, 20, 0])
+            ),
         ],
     )
     def test_refuses_with_expected_and_actual(self, boxes, message):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError) as caught:
             geometry.check_boxes(boxes, (50, 100))
+        assert str(caught.value) == message
 
     def test_leaves_the_callers_array_alone(self):
         boxes = np.array([[1.0, 2, 30, 40]])

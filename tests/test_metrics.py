@@ -31,6 +31,13 @@ per_face = hnp.arrays(
 )
 
 
+def refusal(function, *args):
+    """All that a user reads."""
+    with pytest.raises(InputError) as caught:
+        function(*args)
+    return str(caught.value)
+
+
 class TestNme:
     @pytest.mark.parametrize(
         ("norm", "expected"),
@@ -67,6 +74,8 @@ class TestNme:
 
     def test_box_is_that_of_the_labelled_points(self):
         truth = np.array([[[0.0, 0], [10, 10], [np.nan, np.nan]]])
+        np.testing.assert_allclose(normaliser(truth, TOY, "box"), [10])
+        truth[0, 2] = [np.nan, 90]  # half a label is none
         np.testing.assert_allclose(normaliser(truth, TOY, "box"), [10])
 
     def test_faces_that_cannot_be_scored_are_nan(self):
@@ -132,25 +141,54 @@ class TestNme:
         nme(guess, truth, TOY, "box")
         np.testing.assert_array_equal((guess, truth), before)
 
+    def test_is_float64_whatever_comes(self):
+        rng = np.random.default_rng(0)
+        guess, truth = rng.uniform(0, 100, (2, 4, 3, 2)).astype(np.float32)
+        exact = nme(guess.astype(np.float64), truth.astype(np.float64), TOY, "box")
+        for got in (nme(guess, truth, TOY, "box"), nme(guess.tolist(), truth.tolist(), TOY, "box")):
+            assert got.dtype == np.float64
+            np.testing.assert_array_equal(got, exact)
+        assert normaliser(truth, TOY, "inter_ocular").dtype == np.float64
+        np.testing.assert_allclose(nme(GUESS.astype(int), TRUTH.astype(int), TOY, "inter_ocular"), [0.2])
+
     @pytest.mark.parametrize(
         ("args", "message"),
         [
-            ((GUESS, TRUTH[0], TOY, "box"), r"target must be \(N, 3, 2\).*got \(3, 2\)"),
-            ((GUESS[:, :2], TRUTH, TOY, "box"), r"shape of target, \(1, 3, 2\), got \(1, 2, 2\)"),
-            ((GUESS, TRUTH, load_scheme("kaggle15"), "box"), r"\(N, 15, 2\)"),
-            ((GUESS, TRUTH, TOY, "diagonal"), "inter_ocular, inter_pupil, box, got 'diagonal'"),
-            ((GUESS, TRUTH, TOY, None), "got None"),
-            ((GUESS, TRUTH, Scheme("bare", ("a", "b", "c")), "inter_ocular"), "'bare', which does not"),
-            ((GUESS, np.full((1, 3, 2), np.inf), TOY, "box"), "finite"),
-            ((GUESS, TRUTH, TOY, "box", []), "non-empty"),
-            ((GUESS, TRUTH, TOY, "box", [3]), "0 to 2, got 3 to 3"),
-            ((GUESS, TRUTH, TOY, "box", [1, 1]), "all different"),
-            ((GUESS, TRUTH, TOY, "box", [True, False, True]), "list of indices"),
+            ((GUESS, TRUTH[0], TOY, "box"), "target must be (N, 3, 2) for scheme 'toy', got (3, 2)"),
+            ((GUESS, TRUTH[None], TOY, "box"), "target must be (N, 3, 2) for scheme 'toy', got (1, 1, 3, 2)"),
+            ((GUESS, 3.0, TOY, "box"), "target must be (N, 3, 2) for scheme 'toy', got ()"),
+            (
+                (GUESS, TRUTH, load_scheme("kaggle15"), "box"),
+                "target must be (N, 15, 2) for scheme 'kaggle15', got (1, 3, 2)",
+            ),
+            (
+                (GUESS, np.full((1, 3, 2), np.inf), TOY, "box"),
+                "target must be finite, or NaN where not labelled, got an infinite coordinate",
+            ),
+            (
+                (GUESS[:, :2], TRUTH, TOY, "box"),
+                "pred must have the shape of target, (1, 3, 2), got (1, 2, 2)",
+            ),
+            ((GUESS, TRUTH, TOY, "diagonal"), "norm must be one of inter_ocular, inter_pupil, box, got 'diagonal'"),
+            ((GUESS, TRUTH, TOY, None), "norm must be one of inter_ocular, inter_pupil, box, got None"),
+            *(
+                (
+                    (GUESS, TRUTH, Scheme("bare", ("a", "b", "c")), norm),
+                    f"norm {norm!r} needs a scheme that defines it, got 'bare', which does not",
+                )
+                for norm in ("inter_ocular", "inter_pupil")
+            ),
+            *(
+                ((GUESS, TRUTH, TOY, "box", points), f"points must be a non-empty list of indices, got {points}")
+                for points in ([], [[0]], 0, [True, False, True], [0.0])
+            ),
+            ((GUESS, TRUTH, TOY, "box", [1, 3]), "points must be from 0 to 2, got 1 to 3"),
+            ((GUESS, TRUTH, TOY, "box", [0, -1]), "points must be from 0 to 2, got -1 to 0"),
+            ((GUESS, TRUTH, TOY, "box", [1, 1]), "points must be all different, got [1, 1]"),
         ],
     )
     def test_refuses(self, args, message):
-        with pytest.raises(InputError, match=message):
-            nme(*args)
+        assert refusal(nme, *args) == message
 
     def test_norm_has_no_default(self):
         with pytest.raises(TypeError):
@@ -199,19 +237,37 @@ class TestCurves:
         assert (np.diff(curve) >= 0).all()
         assert ced(errors, [threshold])[0] + failure_rate(errors, threshold) == pytest.approx(1)
 
+    def test_are_float64_whatever_comes(self):
+        errors = np.random.default_rng(0).uniform(0, 0.2, 20).astype(np.float32)
+        exact = errors.astype(np.float64)
+        assert auc(errors, 0.08) == auc(exact, 0.08) == auc(exact.tolist(), 0.08)
+        assert summarise(errors).nme == summarise(exact).nme
+        assert failure_rate([0, 1], 1) == 0.0
+
     @pytest.mark.parametrize("threshold", [0, -1, math.nan, math.inf])
     def test_refuses_thresholds(self, threshold):
-        for metric in (auc, failure_rate):
-            with pytest.raises(InputError, match="positive fraction"):
-                metric([0.1], threshold)
+        for metric in (auc, failure_rate, summarise):
+            message = f"threshold must be a positive fraction such as 0.08, got {threshold}"
+            assert refusal(metric, [0.1], threshold) == message
 
-    def test_refuses_errors(self):
-        with pytest.raises(InputError, match=r"\(N,\), one per face, got \(1, 2\)"):
-            auc([[0.1, 0.2]], 0.08)
-        with pytest.raises(InputError, match=r"negative, got -0\.1"):
-            auc([-0.1], 0.08)
-        with pytest.raises(InputError, match=r"\(T,\) without NaN"):
-            ced([0.1], [[0.1]])
+    @pytest.mark.parametrize(
+        ("errors", "message"),
+        [
+            ([[0.1, 0.2]], "errors must be (N,), one per face, got (1, 2)"),
+            (0.1, "errors must be (N,), one per face, got ()"),
+            ([0.3, -0.1, -0.2], "errors must not be negative, got -0.2"),
+            ([-0.1, math.nan, math.inf], "errors must not be negative, got -0.1"),
+        ],
+    )
+    def test_refuses_errors(self, errors, message):
+        for metric in (auc, failure_rate, summarise):
+            assert refusal(metric, errors, 0.08) == message
+        assert refusal(ced, errors, [0.08]) == message
+
+    @pytest.mark.parametrize(("thresholds", "shape"), [([[0.1]], "(1, 1)"), (0.1, "()"), ([0.1, math.nan], "(2,)")])
+    def test_refuses_thresholds_of_the_curve(self, thresholds, shape):
+        message = f"thresholds must be (T,) without NaN, got shape {shape}"
+        assert refusal(ced, [0.1], thresholds) == refusal(ced, [], thresholds) == message
 
 
 class TestSummary:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import schemes
 
 from cascade_kp.errors import SchemeError
-from cascade_kp.schemes import Scheme, available_schemes, convert, load_scheme
+from cascade_kp.schemes import Scheme, as_scheme, available_schemes, convert, derive_flip, load_scheme, sources
 
 NAMES = ("left_eye", "right_eye", "nose")
 
@@ -28,6 +28,19 @@ IBUG_PAIRS = [
     *((49, 55), (50, 54), (51, 53), (56, 60), (57, 59)),  # outer lips
     *((61, 65), (62, 64), (66, 68)),  # inner lips
 ]
+
+
+KEYS = "name, keypoints, regions, flip, inter_ocular, inter_pupil, edges"
+NO_REGION = "no region has exactly the flipped points"
+AMBIGUOUS = "a point may be refined by one specialist only, or putting the refined points back would be ambiguous"
+EVERY_LEFT = "every left point needs its right one, or mirrored faces could not be named"
+
+
+def refusal(function, *args, **kwargs):
+    """All that a user reads."""
+    with pytest.raises(SchemeError) as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
 
 
 def write(tmp_path, text):
@@ -100,40 +113,94 @@ class TestProof:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"keypoints": ()}, "non-empty list"),
-            ({"keypoints": ("a", "a", "b")}, "unique.*'a'"),
-            ({"keypoints": ("a", "", "b")}, "non-empty string"),
-            ({"keypoints": "abc"}, "non-empty list"),
-            ({"name": " "}, "non-empty string"),
-            ({"regions": {"eyes": (0, 1), "face": (1, 2)}}, "'right_eye'.*'eyes'.*'face'.*ambiguous"),
-            ({"regions": {"eyes": ()}}, "no keypoints"),
-            ({"regions": {"eyes": (0, 3)}}, "0 to 2, got 3"),
-            ({"regions": {"eyes": (0, -1)}}, "0 to 2, got -1"),
-            ({"regions": {"eyes": (0, True)}}, "got True"),
-            ({"regions": {"eyes": (0, 1.0)}}, "whole numbers, got 1.0"),
-            ({"regions": {"the.eyes": (0, 1)}}, "'the.eyes'"),
-            ({"regions": {"one": (0,)}}, "map region 'one' onto one region"),
-            ({"regions": {"left_part": (0,), "other": (1,)}}, "onto region 'right_part', but it lands on 'other'"),
-            ({"regions": (0, 1)}, "map names to indices, got tuple"),
-            ({"flip": (1, 0)}, "one index per keypoint, 3, got 2"),
-            ({"flip": (1, 2, 0)}, "undo itself"),
-            ({"flip": (0, 1, 2)}, "must send 'left_eye' to 'right_eye'"),
-            ({"flip": (2, 1, 0)}, "must send 'left_eye' to 'right_eye'"),
-            ({"keypoints": ("left_eye", "nose")}, "no mirror partner 'right_eye'"),
-            ({"inter_ocular": (0, 0)}, "two different"),
-            ({"inter_ocular": (0, 1, 2)}, "two different"),
-            ({"inter_ocular": (0, 9)}, "0 to 2, got 9"),
-            ({"inter_pupil": ((0,), ())}, "at least one keypoint each"),
-            ({"inter_pupil": ((0,),)}, "two different groups"),
-            ({"inter_pupil": (0, 1)}, "list of indices, got 0"),
-            ({"edges": ((0, 0),)}, "two different"),
-            ({"edges": ((0, 1, 2),)}, "two different"),
-            ({"edges": 3}, "list of lists"),
+            ({"keypoints": ()}, "keypoints must be a non-empty list of names, got ()"),
+            ({"keypoints": "abc"}, "keypoints must be a non-empty list of names, got 'abc'"),
+            ({"keypoints": ("a", "a", "b")}, "keypoint names must be unique, 'a' comes twice"),
+            *(
+                (
+                    {"keypoints": ("a", name)},
+                    f"a keypoint name must be a non-empty string without blanks around it, got {name!r}",
+                )
+                for name in ("", " b", "b ", 2)
+            ),
+            (
+                {"keypoints": ("left_eye", "nose")},
+                f"keypoint 'left_eye' has no mirror partner 'right_eye'; {EVERY_LEFT}",
+            ),
+            (
+                {"keypoints": ("left_eye", "right_eyes")},
+                f"keypoint 'left_eye' has no mirror partner 'right_eye' (did you mean 'right_eyes'?); {EVERY_LEFT}",
+            ),
+            ({"regions": (0, 1)}, "regions must map names to indices, got tuple"),
+            ({"regions": {"eyes": ()}}, "region 'eyes' has no keypoints; leave it out"),
+            ({"regions": {"eyes": "01"}}, "region 'eyes' must be a list of indices, got '01'"),
+            ({"regions": {"eyes": 3}}, "region 'eyes' must be a list of indices, got 3"),
+            ({"regions": {"eyes": (0, 3)}}, "region 'eyes' must hold indices from 0 to 2, got 3"),
+            ({"regions": {"eyes": (0, -1)}}, "region 'eyes' must hold indices from 0 to 2, got -1"),
+            ({"regions": {"eyes": (0, True)}}, "region 'eyes' must hold indices from 0 to 2, got True"),
+            ({"regions": {"eyes": (0, 1.0)}}, "region 'eyes' must hold whole numbers, got 1.0"),
+            *(
+                ({"regions": {name: (0, 1)}}, f"a region name must be of letters, digits, '_' and '-', got {name!r}")
+                for name in ("the.eyes", "", 3)
+            ),
+            (
+                {"regions": {"eyes": (0, 1), "face": (1, 2)}},
+                f"keypoint 'right_eye' is in region 'eyes' and again in 'face'; {AMBIGUOUS}",
+            ),
+            (
+                {"regions": {"one": (0,)}},
+                f"flip must map region 'one' onto one region, but {NO_REGION}",
+            ),
+            (
+                {"regions": {"left_part": (0,)}},
+                f"flip must map region 'left_part' onto region 'right_part', but {NO_REGION}",
+            ),
+            (
+                {"regions": {"left_part": (0,), "other": (1,)}},
+                "flip must map region 'left_part' onto region 'right_part', but it lands on 'other'",
+            ),
+            ({"flip": (1, 0)}, "flip must have one index per keypoint, 3, got 2"),
+            ({"flip": (1, 0, 3)}, "flip must hold indices from 0 to 2, got 3"),
+            (
+                {"flip": (1, 2, 0)},
+                "flip must undo itself, but it sends 'left_eye' to 'right_eye' and that to 'nose'",
+            ),
+            ({"flip": (0, 1, 2)}, "flip must send 'left_eye' to 'right_eye', but sends it to 'left_eye'"),
+            ({"flip": (2, 1, 0)}, "flip must send 'left_eye' to 'right_eye', but sends it to 'nose'"),
+            *(
+                ({"inter_ocular": pair}, f"inter_ocular must be two different keypoints, got {pair}")
+                for pair in ((0, 0), (0, 1, 2), (0,))
+            ),
+            ({"inter_ocular": (0, 9)}, "inter_ocular must hold indices from 0 to 2, got 9"),
+            *(
+                (
+                    {"inter_pupil": groups},
+                    f"inter_pupil must be two different groups of at least one keypoint each, got {groups}",
+                )
+                for groups in (((0,), ()), ((0,),), ((0, 1), (1, 0)), ((0,), (1,), (2,)))
+            ),
+            ({"inter_pupil": (0, 1)}, "an entry of inter_pupil must be a list of indices, got 0"),
+            ({"inter_pupil": "01"}, "inter_pupil must be a list of lists of indices, got '01'"),
+            ({"edges": 3}, "edges must be a list of lists of indices, got 3"),
+            ({"edges": {"a": (0, 1)}}, "edges must be a list of lists of indices, got {'a': (0, 1)}"),
+            *(
+                ({"edges": (edge,)}, f"an edge must join two different keypoints, got {edge}")
+                for edge in ((0, 0), (0, 1, 2))
+            ),
         ],
     )
     def test_refuses(self, change, message):
-        with pytest.raises(SchemeError, match=message):
-            Scheme(**({"name": "s", "keypoints": NAMES} | change))
+        assert refusal(Scheme, **({"name": "s", "keypoints": NAMES} | change)) == f"scheme 's': {message}"
+
+    @pytest.mark.parametrize("name", ["", " ", 3, None])
+    def test_refuses_names(self, name):
+        assert refusal(Scheme, name, NAMES) == f"the name of a scheme must be a non-empty string, got {name!r}"
+
+    def test_derive_flip_by_itself(self):
+        assert derive_flip(["left_a", "b", "right_a", "c"]) == (2, 1, 0, 3)
+        assert derive_flip(["a", "b", "left_c", "right_c"], {0: 1, 1: 0}) == (1, 0, 3, 2)
+        message = f"scheme '': keypoint 'left_a' has no mirror partner 'right_a'; {EVERY_LEFT}"
+        assert refusal(derive_flip, ["left_a"]) == message
 
     def test_names_imply_the_flip(self):
         names = ("mouth_left_corner", "chin", "mouth_right_corner", "leftover")
@@ -149,6 +216,20 @@ class TestProof:
         assert all(type(i) is int for i in scheme.regions["eyes"])
         assert scheme.edges == ((0, 1),)
 
+    def test_every_field_may_be_a_list(self):
+        fields = {"flip": (1, 0, 2), "inter_ocular": (0, 1), "inter_pupil": ((0,), (1,)), "edges": ((0, 1), (1, 2))}
+        scheme = Scheme("s", NAMES, **fields)
+        again = Scheme("s", list(NAMES), **json.loads(json.dumps(fields)))
+        assert again == scheme
+        assert hash(again) == hash(scheme)
+        assert dataclasses.asdict(again) | fields == dataclasses.asdict(scheme)
+
+    def test_in_words(self):
+        assert str(Scheme("s", NAMES)) == "s (3 keypoints; no regions)"
+        scheme = Scheme("s", NAMES, regions={"eyes": (0, 1), "nose": (2,)})
+        assert str(scheme) == "s (3 keypoints; eyes 2, nose 1)"
+        assert repr(scheme.regions) == "{'eyes': (0, 1), 'nose': (2,)}"
+
     def test_immutable_also_against_the_callers_dict(self):
         regions = {"eyes": (0, 1)}
         scheme = Scheme("s", NAMES, regions=regions)
@@ -161,13 +242,22 @@ class TestProof:
 
 
 class TestLookups:
-    def test_unknown_region_names_the_known_and_the_nearest(self):
-        with pytest.raises(SchemeError, match=r"'left_eyes' \(did you mean 'left_eye'\?\).*jaw, right_eye, left_eye"):
-            load_scheme("ibug68").region("left_eyes")
+    @pytest.mark.parametrize(
+        ("regions", "name", "message"),
+        [
+            ({"eyes": (0, 1), "nose": (2,)}, "eye", "no region 'eye' (did you mean 'eyes'?); its regions: eyes, nose"),
+            ({"eyes": (0, 1), "nose": (2,)}, 3, "no region 3; its regions: eyes, nose"),
+            ({}, "eye", "no region 'eye'; its regions: none"),
+        ],
+    )
+    def test_unknown_region_names_the_known_and_the_nearest(self, regions, name, message):
+        scheme = Scheme("s", NAMES, regions=regions)
+        assert refusal(scheme.region, name) == refusal(scheme.flip_region, name) == f"scheme 's': {message}"
 
     def test_unknown_keypoint_names_the_nearest(self):
-        with pytest.raises(SchemeError, match="did you mean 'nose_tip'"):
-            load_scheme("kaggle15").index("nose_tipp")
+        scheme = Scheme("s", NAMES)
+        assert refusal(scheme.index, "noose") == "scheme 's': no keypoint 'noose' (did you mean 'nose'?)"
+        assert refusal(scheme.index, "chin") == "scheme 's': no keypoint 'chin'"
 
     @given(schemes())
     def test_index_finds_every_name(self, scheme):
@@ -221,18 +311,24 @@ class TestRoundTrips:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            ({"name": "s", "keypoints": ["a"], "region": {}}, "unknown key 'region' .did you mean 'regions'"),
-            ({"name": "s"}, "'keypoints' is missing; found: name"),
-            ({"name": 3, "keypoints": ["a"]}, "non-empty string, got 3"),
-            ({"name": "s", "keypoints": ["a", 2]}, "got 2"),
-            ({"name": "s", "keypoints": ["a"], "flip": "a"}, "list of indices, got 'a'"),
-            ({"name": "s", "keypoints": ["a"], "regions": [0]}, "got list"),
-            ([], "mapping of fields, got list"),
+            (
+                {"name": "s", "keypoints": ["a"], "region": {}},
+                f"scheme: unknown key 'region' (did you mean 'regions'?); keys: {KEYS}",
+            ),
+            ({"name": "s", "keypoints": ["a"], 7: {}}, f"scheme: unknown key 7; keys: {KEYS}"),
+            ({"name": "s", "edges": []}, "scheme: the key 'keypoints' is missing; found: name, edges"),
+            ({"keypoints": ["a"]}, "scheme: the key 'name' is missing; found: keypoints"),
+            ({}, "scheme: the key 'name' is missing; found: nothing"),
+            ({"name": "s", "keypoints": ["a"], "flip": "a"}, "scheme 's': flip must be a list of indices, got 'a'"),
+            (
+                {"name": "s", "keypoints": ["a"], "regions": [0]},
+                "scheme 's': regions must map names to indices, got list",
+            ),
+            ([], "a scheme must be a mapping of fields, got list"),
         ],
     )
     def test_from_dict_refuses(self, data, message):
-        with pytest.raises(SchemeError, match=message):
-            Scheme.from_dict(data)
+        assert refusal(Scheme.from_dict, data) == message
 
 
 class TestToml:
@@ -241,21 +337,21 @@ class TestToml:
             tmp_path,
             """
             name = "own"
-            keypoints = ["a", "b", "left_eye", "right_eye", "tip"]
-            flip = [["a", "b"]]
+            keypoints = ["a", "b", "left_eye", "right_eye", "tip", "c", "d"]
+            flip = [["a", "b"], ["d", "c"]]
             inter_ocular = ["left_eye", "right_eye"]
             inter_pupil = [["left_eye"], ["right_eye"]]
-            edges = [["a", "tip", "b", "a"]]
+            edges = [["a", "tip", "b", "a"], ["left_eye", "right_eye"]]
             [regions]
             nose = ["a", "b", "tip"]
             """,
         )
         scheme = load_scheme(path)
         assert scheme == load_scheme(str(path))
-        assert scheme.flip == (1, 0, 3, 2, 4)  # a, b as the file says, the eyes from their names
+        assert scheme.flip == (1, 0, 3, 2, 4, 6, 5)  # a, b and c, d as the file says, the eyes from their names
         assert scheme.inter_ocular == (2, 3)
         assert scheme.inter_pupil == ((2,), (3,))
-        assert scheme.edges == ((0, 4), (4, 1), (1, 0))
+        assert scheme.edges == ((0, 4), (4, 1), (1, 0), (2, 3))
         assert dict(scheme.regions) == {"nose": (0, 1, 4)}
 
     def test_the_least(self, tmp_path):
@@ -265,31 +361,79 @@ class TestToml:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ('name = "s"', "'keypoints' is missing"),
-            ("name = ", "own.toml: "),
-            ('name = "s"\nkeypoints = ["a"]\nkeypoint = 1', "unknown key 'keypoint'.*'keypoints'"),
-            ('name = "s"\nkeypoints = ["tip"]\n[regions]\nnose = ["tap"]', "region 'nose': no keypoint 'tap'.*'tip'"),
-            ('name = "s"\nkeypoints = ["tip"]\n[regions]\nnose = "tip"', "list of keypoint names, got 'tip'"),
-            ('name = "s"\nkeypoints = ["tip"]\nregions = 4', "must be a table"),
-            ('name = "s"\nkeypoints = ["tip"]\nedges = [["tip"]]', "at least two"),
-            ('name = "s"\nkeypoints = ["tip"]\nedges = "tip"', "list of lists"),
-            ('name = "s"\nkeypoints = ["a", "b"]\nflip = [["a", "b"], ["b", "a"]]', "each named once"),
-            ('name = "s"\nkeypoints = ["a", "b"]\nflip = [["a"]]', "pairs"),
-            ('name = "s"\nkeypoints = ["a", "b"]\ninter_ocular = ["a"]', "two different"),
+            ('keypoints = ["a"]', "scheme file: the key 'name' is missing; found: keypoints"),
+            (
+                'name = "s"\nkeypoint = 1',
+                f"scheme file: unknown key 'keypoint' (did you mean 'keypoints'?); keys: {KEYS}",
+            ),
+            ("name = ", "Invalid value (at end of document)"),
+            ('name = 3\nkeypoints = ["a"]', "the name of a scheme must be a non-empty string, got 3"),
+            (
+                'name = "s"\nkeypoints = ["left_a"]',
+                f"scheme 's': keypoint 'left_a' has no mirror partner 'right_a'; {EVERY_LEFT}",
+            ),
+            *(
+                (f'name = "s"\nkeypoints = ["tip", "a", "b"]\n{line}', message)
+                for line, message in (
+                    ('[regions]\nnose = ["tap"]', "region 'nose': no keypoint 'tap' (did you mean 'tip'?)"),
+                    ("[regions]\nnose = [1]", "region 'nose': no keypoint 1"),
+                    ('[regions]\nnose = "tip"', "region 'nose' must be a list of keypoint names, got 'tip'"),
+                    ("regions = 4", "regions must be a table of lists of keypoint names, got 4"),
+                    ('edges = "tip"', "edges must be a list of lists of keypoint names, got 'tip'"),
+                    ('edges = [["tap"]]', "edges: no keypoint 'tap' (did you mean 'tip'?)"),
+                    ('edges = [["tip"]]', "edges: a path must join at least two keypoints, got 1"),
+                    ('inter_ocular = ["a"]', "scheme 's': inter_ocular must be two different keypoints, got (1,)"),
+                    ('inter_ocular = ["c"]', "inter_ocular: no keypoint 'c'"),
+                    ("inter_pupil = 3", "inter_pupil must be a list of lists of keypoint names, got 3"),
+                    ('inter_pupil = [["c"]]', "inter_pupil: no keypoint 'c'"),
+                    ("flip = [3]", "flip must be a list of keypoint names, got 3"),
+                )
+            ),
+            *(
+                (
+                    f'name = "s"\nkeypoints = ["tip", "a", "b"]\nflip = {[*before, pair]}',
+                    f"flip must be pairs of two different keypoints, each named once, got {pair}",
+                )
+                for before, pair in (
+                    ([["a", "b"]], ["b", "a"]),
+                    ([["a", "b"]], ["tip", "a"]),
+                    ([], ["a"]),
+                    ([], ["a", "a"]),
+                    ([], ["a", "b", "a"]),
+                    ([], ["a", "b", "tip"]),
+                )
+            ),
         ],
     )
     def test_refuses_naming_the_file(self, tmp_path, text, message):
-        with pytest.raises(SchemeError, match=message) as caught:
-            load_scheme(write(tmp_path, text))
-        assert "own.toml" in str(caught.value)
+        path = write(tmp_path, text)
+        assert refusal(load_scheme, path) == f"{path}: {message}"
 
-    def test_missing_file(self, tmp_path):
-        with pytest.raises(SchemeError, match=r"no.toml: cannot read"):
-            load_scheme(tmp_path / "no.toml")
+    def test_a_mark_of_the_byte_order_and_other_letters(self, tmp_path):
+        path = tmp_path / "own.toml"
+        path.write_bytes(b"\xef\xbb\xbf" + 'name = "Näschen"\nkeypoints = ["鼻"]'.encode())
+        scheme = load_scheme(path)
+        assert (scheme.name, scheme.keypoints) == ("Näschen", ("鼻",))
+
+    def test_a_file_that_cannot_be_read(self, tmp_path):
+        assert refusal(load_scheme, tmp_path / "no.toml").startswith(
+            f"{tmp_path / 'no.toml'}: cannot read the scheme file: "
+        )
+        path = tmp_path / "own.TOML"
+        path.write_bytes(b'name = "\xff"')
+        assert refusal(load_scheme, str(path)).startswith(f"{path}: cannot read the scheme file: ")
 
     def test_unknown_name(self):
-        with pytest.raises(SchemeError, match=r"'ibug86'.*did you mean 'ibug68'.*ibug51, ibug68, kaggle15"):
-            load_scheme("ibug86")
+        known = "embedded schemes: ibug51, ibug68, kaggle15, nose5, nose7, nose9; one's own is a path ending in .toml"
+        assert refusal(load_scheme, "ibug86") == f"unknown scheme 'ibug86' (did you mean 'ibug68'?); {known}"
+        assert refusal(load_scheme, "wflw") == f"unknown scheme 'wflw'; {known}"
+
+    def test_a_scheme_or_what_names_it(self, tmp_path):
+        scheme = load_scheme("nose5")
+        assert as_scheme(scheme) is scheme
+        assert as_scheme("nose5") == scheme
+        path = write(tmp_path, 'name = "own"\nkeypoints = ["tip"]')
+        assert as_scheme(path) == as_scheme(str(path)) == Scheme("own", ("tip",))
 
 
 class TestConvert:
@@ -331,15 +475,34 @@ class TestConvert:
         got = convert(points, load_scheme("ibug68"), load_scheme("kaggle15"))
         assert np.flatnonzero(np.isnan(got).any(axis=1)).tolist() == [1]
 
-    def test_whole_numbers_become_float(self):
-        assert convert(np.zeros((68, 2), int), load_scheme("ibug68"), load_scheme("ibug51")).dtype == np.float64
+    @pytest.mark.parametrize("kind", [int, object])  # a table of several types gives objects
+    def test_other_numbers_become_float(self, kind):
+        got = convert(np.zeros((68, 2), kind), load_scheme("ibug68"), load_scheme("ibug51"))
+        assert got.dtype == np.float64
 
     def test_refuses(self):
         ibug, kaggle = load_scheme("ibug68"), load_scheme("kaggle15")
-        with pytest.raises(SchemeError, match=r"'ibug68' must be \(\.\.\., 68, 2\), got \(15, 2\)"):
-            convert(np.zeros((15, 2)), ibug, kaggle)
-        with pytest.raises(SchemeError, match=r"cannot convert 'kaggle15' to 'ibug68'.*right_jaw_1.* and .* more"):
-            convert(np.zeros((15, 2)), kaggle, ibug)
+        for shape in ((15, 2), (68, 3), (2,), ()):
+            message = f"points of 'ibug68' must be (..., 68, 2), got {shape}"
+            assert refusal(convert, np.zeros(shape), ibug, kaggle) == message
+        first = ", ".join(f"right_jaw_{i}" for i in range(1, 6))
+        message = f"cannot convert 'kaggle15' to 'ibug68': the first does not tell {first} and 55 more"
+        assert refusal(convert, np.zeros((15, 2)), kaggle, ibug) == message
+
+    @pytest.mark.parametrize(("count", "told"), [(5, "a, b, c, d, e"), (6, "a, b, c, d, e and 1 more")])
+    def test_names_the_first_five_that_are_missing(self, count, told):
+        target = Scheme("t", tuple("abcdef"[:count]))
+        message = f"cannot convert 's' to 't': the first does not tell {told}"
+        assert refusal(convert, np.zeros((3, 2)), Scheme("s", NAMES), target) == message
+
+    def test_sources_by_hand(self):
+        assert sources(["a", "b"], ["b", "c", "a"]) == [(1,), (), (0,)]
+        assert sources(["nose_bridge_4"], ["nose_tip"]) == [(0,)]
+        assert sources(["nose_bridge_4", "nose_tip"], ["nose_tip"]) == [(1,)]
+        lids = ("upper_lid_outer", "upper_lid_inner", "lower_lid_outer", "lower_lid_inner")
+        eye = [f"left_eye_{part}" for part in ("outer_corner", "inner_corner", *lids)]
+        assert sources(eye, ["left_eye_center"]) == [(0, 1, 2, 3, 4, 5)]
+        assert sources(eye[:5], ["left_eye_center"]) == [()]
 
 
 def test_importing_schemes_does_not_import_torch():
@@ -348,5 +511,8 @@ def test_importing_schemes_does_not_import_torch():
 
 
 def test_a_region_of_one_side_does_not_hold_the_other_sides_points():
-    with pytest.raises(SchemeError, match=r"region 'left_r' holds 'right_a'; left and right are the subject's"):
-        Scheme("turned", ("left_a", "right_a", "tip"), {"left_r": (1,), "right_r": (0,)})
+    names, message = ("left_a", "right_a", "tip"), "left and right are the subject's, in both names"
+    turned = {"left_r": (1,), "right_r": (0,)}
+    assert refusal(Scheme, "turned", names, turned) == f"scheme 'turned': region 'left_r' holds 'right_a'; {message}"
+    turned = {"right_r": (0,), "left_r": (1,)}
+    assert refusal(Scheme, "turned", names, turned) == f"scheme 'turned': region 'right_r' holds 'left_a'; {message}"
