@@ -47,7 +47,20 @@ __all__ = ["READERS", "Reader", "damaged", "prepare"]
 _TOKEN = re.compile(rb"[A-Za-z_]+|[-+]?[0-9.]+|[^A-Za-z_0-9.\s]")
 _NUMBERS = (b"1e309", b"-1e309", b"1e38", b"NaN", b"nan", b"Infinity", b"-1", b"0", b"1_000", b"0x10", b"1e-400")
 _NUMBERS += (b"9" * 25, b"9" * 5000, b"3.4e38", b"-3.4e38", "\u0663".encode(), b"1,5", b"", b"true", b"null", b"[]")
-_WORDS = (b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\r", b"\r\n", b"\n\n", b"\x85", b"\xed\xa0\x80", b'"', b"'", b"{", b"}")
+_WORDS = (
+    b"\0",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b"\x85",
+    b"\xed\xa0\x80",
+    b'"',
+    b"'",
+    b"{",
+    b"}",
+)
 _WORDS += (b"<!DOCTYPE x>", b"&#0;", b"&lt;", b"]]>", b"../" * 40, b"/etc/passwd", b"http://localhost/x", b"\\\\x\\y")
 _DEEP = 100_000
 
@@ -216,7 +229,9 @@ def _cvat() -> list[bytes]:
         shape = f'<skeleton label="face" z_order="0">\n{inner}\n</skeleton>' if i else inner
         images.append(f'<image id="{i}" name="face{i}.png" width="96" height="96">\n{shape}\n</image>')
     joined = "\n".join(images)
-    return [f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n{joined}\n</annotations>'.encode()]
+    return [
+        f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n{joined}\n</annotations>'.encode()
+    ]
 
 
 def _coco() -> list[bytes]:
@@ -273,25 +288,63 @@ def _any_text() -> list[bytes]:
 def _bad_pts() -> list[bytes]:
     rows = b"1 2\n" * 100_000
     one = b"version: 1\nn_points: 15\n{\n" + b"1.5 2.5\n3 4\n" * 7
-    numbers = [one + b"%b 1\n}\n" % word for word in (*_NUMBERS, b"1" * 50_000 + b"x", b"." * 50_000, b"1e" + b"9" * 50_000)]
-    return [*_any_text(), b"{" * 100_000, b"{}" * 50_000, b"n_points: 999999999\n{\n}\n", rows, *numbers, b"#" * 100_000]
+    numbers = [
+        one + b"%b 1\n}\n" % word for word in (*_NUMBERS, b"1" * 50_000 + b"x", b"." * 50_000, b"1e" + b"9" * 50_000)
+    ]
+    return [
+        *_any_text(),
+        b"{" * 100_000,
+        b"{}" * 50_000,
+        b"n_points: 999999999\n{\n}\n",
+        rows,
+        *numbers,
+        b"#" * 100_000,
+    ]
 
 
 def _bad_csv() -> list[bytes]:
     header = b"image," + b",".join(f"{name}_{axis}".encode() for name in _NAMES for axis in "xy")
     cells = b",".join([b"1.5", b"2"] * 15)
-    starts = [b"# frame: " + b"," * 50_000 + b"x\n", b"# frame:" + b" " * 50_000 + b"x\n", b'"# frame: corner' + b"," * 50_000]
+    starts = [
+        b"# frame: " + b"," * 50_000 + b"x\n",
+        b"# frame:" + b" " * 50_000 + b"x\n",
+        b'"# frame: corner' + b"," * 50_000,
+    ]
     made = [start + b"\n" + header + b"\nface0.png," + cells for start in starts]
     start = b"# frame: corner\n" + header + b"\n"
-    names = (b"../../../../etc/passwd", b"\0", b"a" * 5000, b"file:///etc/passwd", b"\xff\xfe", b"/dev/zero", b"/dev/stdin")
+    names = (
+        b"../../../../etc/passwd",
+        b"\0",
+        b"a" * 5000,
+        b"file:///etc/passwd",
+        b"\xff\xfe",
+        b"/dev/zero",
+        b"/dev/stdin",
+    )
     made += [start + name + b"," + cells for name in names]
     made += [start + b"face0.png," + cells.replace(b"1.5", word, 1) for word in (*_NUMBERS, b"1" * 50_000 + b"x")]
-    return [*_any_text(), *made, header + b"," + header, b'"' * 200_000, start + b'"' + b"a" * 300_000, start + b'"a""b"c,' + cells]
+    return [
+        *_any_text(),
+        *made,
+        header + b"," + header,
+        b'"' * 200_000,
+        start + b'"' + b"a" * 300_000,
+        start + b'"a""b"c,' + cells,
+    ]
 
 
 def _bad_kaggle() -> list[bytes]:
     header = _kaggle()[1].split(b"\n")[0]
-    pixels = (b"1 " * 9215 + b"1", b"9" * 100_000, b"256 " * 9216, b"1 " * 500_000, b"", b" " * 9216, b"-1 " * 9216, b"\xd9\xa3 ")
+    pixels = (
+        b"1 " * 9215 + b"1",
+        b"9" * 100_000,
+        b"256 " * 9216,
+        b"1 " * 500_000,
+        b"",
+        b" " * 9216,
+        b"-1 " * 9216,
+        b"\xd9\xa3 ",
+    )
     rows = [header + b"\n1," + cell for cell in pixels]
     numbers = [header + b"\n%b," % word + b"1 " * 9216 for word in _NUMBERS]
     return [*_any_text(), *rows, *numbers]
@@ -309,11 +362,25 @@ def _bad_npz() -> list[bytes]:
 
     shapes = ("(96, 96, 99999999999)", "(9" * 40 + ")" * 40, "(96, 96, -1)", "(96, 96, 40000)", "(0, 96, 96)", "'x'")
     headers = [f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}" for shape in shapes]
-    headers += ["{'descr': '|O', 'fortran_order': False, 'shape': (3, 96, 96), }", "-" * 9000 + "1", "(" * 9000, "\0", ""]
-    headers += [f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (3, 96, 96), }}" for kind in ("<U9", "<M8", "<c16", "|V9")]
+    headers += [
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3, 96, 96), }",
+        "-" * 9000 + "1",
+        "(" * 9000,
+        "\0",
+        "",
+    ]
+    headers += [
+        f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (3, 96, 96), }}"
+        for kind in ("<U9", "<M8", "<c16", "|V9")
+    ]
     bomb = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (200000, 96, 96), }", bytes(200_000 * 96 * 96))
     made = [zipped(npy(header, bytes(3 * 96 * 96))) for header in headers]
-    made += [zipped(bomb), zipped(b"", kind=zipfile.ZIP_BZIP2), zipped(b"", "../x.npy"), zipped(b"x" * 9, kind=zipfile.ZIP_LZMA)]
+    made += [
+        zipped(bomb),
+        zipped(b"", kind=zipfile.ZIP_BZIP2),
+        zipped(b"", "../x.npy"),
+        zipped(b"x" * 9, kind=zipfile.ZIP_LZMA),
+    ]
     # A way of packing that is not known, and one that is locked.
     for at, value in ((10, 99), (8, 1)):
         body = bytearray(zipped(npy(headers[0])))
@@ -336,8 +403,13 @@ def _bad_xml(root: str, item: str, inner: str) -> list[bytes]:
         f"<{root}>&undefined;</{root}>",
     ]
     deep = f"<{root}>{item}" + "<a>" * _DEEP
-    numbers = [body.format(inner.replace("1", word.decode("utf-8", "replace"), 1)) for word in (*_NUMBERS, b"1" * 50_000 + b"x")]
-    encodings = [f'<?xml version="1.0" encoding="{name}"?><{root}/>' for name in ("hex", "utf-7", "idna", "x" * 9000, "cp037")]
+    numbers = [
+        body.format(inner.replace("1", word.decode("utf-8", "replace"), 1))
+        for word in (*_NUMBERS, b"1" * 50_000 + b"x")
+    ]
+    encodings = [
+        f'<?xml version="1.0" encoding="{name}"?><{root}/>' for name in ("hex", "utf-7", "idna", "x" * 9000, "cp037")
+    ]
     many = [body.format(inner * 5000), body.format("<a " + " ".join(f'a{i}="1"' for i in range(50_000)) + "/>")]
     comments = [f"<!--{'-' * 100_000}--><{root}/>", f"<{root}><![CDATA[{'x' * 100_000}]]></{root}>", "<" * 100_000]
     texts = [*doctypes, deep, deep + "</a>" * _DEEP, *numbers, *encodings, *many, *comments, f"<{'a' * 100_000}/>"]
@@ -345,17 +417,36 @@ def _bad_xml(root: str, item: str, inner: str) -> list[bytes]:
 
 
 def _bad_dlib() -> list[bytes]:
-    return _bad_xml("dataset", "<image file='face0.png'>", "<box top='1' left='2' width='7' height='7'><part name='1' x='1' y='2'/></box>")
+    return _bad_xml(
+        "dataset",
+        "<image file='face0.png'>",
+        "<box top='1' left='2' width='7' height='7'><part name='1' x='1' y='2'/></box>",
+    )
 
 
 def _bad_cvat() -> list[bytes]:
-    return _bad_xml("annotations", '<image name="face0.png">', '<skeleton label="face"><points label="1" points="1,2"/></skeleton>')
+    return _bad_xml(
+        "annotations", '<image name="face0.png">', '<skeleton label="face"><points label="1" points="1,2"/></skeleton>'
+    )
 
 
 def _bad_coco() -> list[bytes]:
     valid = json.loads(_coco()[0])
     changed = []
-    strange: tuple[object, ...] = (None, True, -1, 1e400, float("nan"), 10**400, "x" * 100_000, [], {}, [[]], "\ud800", 2**63)
+    strange: tuple[object, ...] = (
+        None,
+        True,
+        -1,
+        1e400,
+        float("nan"),
+        10**400,
+        "x" * 100_000,
+        [],
+        {},
+        [[]],
+        "\ud800",
+        2**63,
+    )
     for value in strange:
         for table, key in (("images", "id"), ("images", "file_name"), ("images", "width"), ("annotations", "image_id")):
             changed.append((table, key, value))
@@ -374,8 +465,22 @@ def _bad_coco() -> list[bytes]:
     text = _coco()[0].decode()
     twice = text.replace('"images":', '"images": [], "images":', 1)
     big = text.replace('"id": 1', '"id": ' + "9" * 5000, 1)
-    made += ["[" * _DEEP, '{"a":' * _DEEP, '{"images":' + "[" * _DEEP, twice, big, "{" + '"a":1,' * 100_000 + '"b":1}', "[1e309]", '"'] 
-    return [*_any_text(), *(one.encode("utf-8", "surrogatepass") for one in made), text.encode("utf-16"), b"\xef\xbb\xbf" * 2 + text.encode()]
+    made += [
+        "[" * _DEEP,
+        '{"a":' * _DEEP,
+        '{"images":' + "[" * _DEEP,
+        twice,
+        big,
+        "{" + '"a":1,' * 100_000 + '"b":1}',
+        "[1e309]",
+        '"',
+    ]
+    return [
+        *_any_text(),
+        *(one.encode("utf-8", "surrogatepass") for one in made),
+        text.encode("utf-16"),
+        b"\xef\xbb\xbf" * 2 + text.encode(),
+    ]
 
 
 def _bad_toml(valid: bytes, key: str) -> list[bytes]:
@@ -391,7 +496,7 @@ def _bad_toml(valid: bytes, key: str) -> list[bytes]:
         "a" + ".a" * _DEEP + " = 1",
         "[" + "a." * _DEEP + "a]",
         "x = {" + "a." * _DEEP + "a = 1}",
-        'a' + '."a"' * _DEEP + " = 1",
+        "a" + '."a"' * _DEEP + " = 1",
         "\n".join(f"[a{i}]" for i in range(20_000)),
         "[[a]]\n" * 20_000,
         f'{key} = "' + "\\u0041" * 50_000 + '"',
@@ -423,19 +528,43 @@ def _bad_scheme() -> list[bytes]:
 
 def _bad_recipe() -> list[bytes]:
     valid = _embedded("recipes")()[0]
-    tables = ("model", "data", "coarse", "boxes", "first", "regions", "optim", "loss", "jitter", "model.regions", "model.coarse")
+    tables = (
+        "model",
+        "data",
+        "coarse",
+        "boxes",
+        "first",
+        "regions",
+        "optim",
+        "loss",
+        "jitter",
+        "model.regions",
+        "model.coarse",
+    )
     values = ("1", '"x"', "[]", "[1]", "{}", "nan", "inf", "true", "1979-05-27", '{"" = 1}', "[{}]")
     start = 'name = "x"\nscheme = "ibug68"\n'
     made = [f"{start}{table} = {value}\n" for table in tables for value in values]
     made += [f"{start}[model]\nregions = {value}\n[regions]\nnose = {value}\n" for value in values]
-    made += [f"{start}[model]\nregions = {{nose = {value}}}\nfirst = {value}\n[data]\ntrain = {value}" for value in values]
+    made += [
+        f"{start}[model]\nregions = {{nose = {value}}}\nfirst = {value}\n[data]\ntrain = {value}" for value in values
+    ]
     return [*_bad_toml(valid, "name"), *(text.encode() for text in made)]
 
 
 def _bad_parquet() -> list[bytes]:
     valid = _parquet()[0]
-    footer = [b"PAR1" + bytes(n) + struct.pack("<I", size) + b"PAR1" for n in (0, 8, 100) for size in (0, 8, 2**31, 2**32 - 1)]
-    return [b"", b"PAR1", b"PAR1PAR1", *footer, valid[:-8] + struct.pack("<I", 5) + b"PAR1", valid + valid, zlib.compress(valid)]
+    footer = [
+        b"PAR1" + bytes(n) + struct.pack("<I", size) + b"PAR1" for n in (0, 8, 100) for size in (0, 8, 2**31, 2**32 - 1)
+    ]
+    return [
+        b"",
+        b"PAR1",
+        b"PAR1PAR1",
+        *footer,
+        valid[:-8] + struct.pack("<I", 5) + b"PAR1",
+        valid + valid,
+        zlib.compress(valid),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- readers

@@ -297,7 +297,16 @@ def _polyglot(rng: np.random.Generator, number: int) -> Mutant:
         _, _, other = _draw(rng)
         tail = (_JUNK, other, b"\0" * 4096, rng.bytes(999))[number // 2 % 4]
         return _same(name, which, content + tail, f"{name} and a tail")
-    head = (b"GIF89a", b"\x89PNG\r\n\x1a\n", b"%PDF-1.4\n", b"BM", b"\xff\xd8\xff", b"II*\0", b"RIFF\0\0\0\0WEBP", b"P6 ")
+    head = (
+        b"GIF89a",
+        b"\x89PNG\r\n\x1a\n",
+        b"%PDF-1.4\n",
+        b"BM",
+        b"\xff\xd8\xff",
+        b"II*\0",
+        b"RIFF\0\0\0\0WEBP",
+        b"P6 ",
+    )
     start = head[number // 2 % len(head)]
     return Mutant("", f"{name} behind {start!r}", WRITINGS[name].suffix, start + content)
 
@@ -345,7 +354,13 @@ def _spliced(rng: np.random.Generator, number: int) -> Mutant:
 
 def _noise(rng: np.random.Generator, number: int) -> Mutant:
     head = (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08")
-    more = (b"RIFF\x80\0\0\0WEBPVP8L", b"P6 9 9 255\n", b"Pf 9 9 1.0\n", b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x20ftypavif")
+    more = (
+        b"RIFF\x80\0\0\0WEBPVP8L",
+        b"P6 9 9 255\n",
+        b"Pf 9 9 1.0\n",
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"\0\0\0\x20ftypavif",
+    )
     start = (head + more)[number % (len(head) + len(more))]
     return Mutant("", f"noise behind {start!r}", ".jpg", start + rng.bytes(int(rng.choice([0, 1, 30, 500, 20_000]))))
 
@@ -466,7 +481,9 @@ def _sized(rng: np.random.Generator, number: int) -> Mutant:
         pixels = cv2.resize(plain_picture(1), (w, h), interpolation=cv2.INTER_LINEAR)
         return Mutant("", f"{kind} of {w} x {h}", suffix, _saved(Image.fromarray(pixels), kind))
     image = Image.new("L", (w, h), 130)
-    return Mutant("", f"{kind} of {w} x {h}", suffix, _saved(image, kind, **({"quality": 40} if kind == "JPEG" else {})))
+    return Mutant(
+        "", f"{kind} of {w} x {h}", suffix, _saved(image, kind, **({"quality": 40} if kind == "JPEG" else {}))
+    )
 
 
 @cache
@@ -482,9 +499,13 @@ def _bomb(_: np.random.Generator, number: int) -> Mutant:
     side = 11_200  # 125 megapixels: under the limit
     which = number % 9
     if which == 0:
-        return Mutant("", "125 megapixels of zeros in a png", ".png", _png(side, side, 8, 2, _zeros(side * (1 + 3 * side))))
+        return Mutant(
+            "", "125 megapixels of zeros in a png", ".png", _png(side, side, 8, 2, _zeros(side * (1 + 3 * side)))
+        )
     if which == 1:
-        return Mutant("", "125 megapixels of 16 bit in a png", ".png", _png(side, side, 16, 6, _zeros(side * (1 + 8 * side))))
+        return Mutant(
+            "", "125 megapixels of 16 bit in a png", ".png", _png(side, side, 16, 6, _zeros(side * (1 + 8 * side)))
+        )
     if which == 2:
         return Mutant("", "400 megapixels in a png", ".png", _png(20_000, 20_000, 8, 0, _zeros(20_000 * 20_001)))
     if which == 3:
