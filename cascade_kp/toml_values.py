@@ -57,10 +57,9 @@ def parse_toml(text: str) -> dict[str, Any]:
         for value in level:
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"expected whole numbers of at most 64 bits, got one of {value.bit_length():,}")
-        below = [
-            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
-        ]
-        level = [value for values_below in below for value in values_below]
+        several = [value for value in level if isinstance(value, dict | list)]
+        inside = (value.values() if isinstance(value, dict) else value for value in several)
+        level = [value for values_inside in inside for value in values_inside]
     if level:
         raise ValueError(f"expected at most {MAX_DEPTH} levels of tables and lists, got more")
     return values

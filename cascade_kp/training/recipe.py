@@ -366,15 +366,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
         ConfigError: no such recipe, not TOML, or a key that is unknown or of the wrong type.
     """
     known = available_recipes()
+    embedded = str(name_or_path) in known
+    if not embedded and not os.path.isfile(name_or_path):  # noqa: PTH113 (a Path raises where a name is too long)
+        raise ConfigError(f"recipe: expected one of {list(known)} or a TOML file, got {str(name_or_path)!r}")
     try:
-        if str(name_or_path) in known:
+        if embedded:
             values = parse_toml(_RECIPES.joinpath(*f"{name_or_path}.toml".split("/")).read_text("utf-8"))
-        elif os.path.isfile(name_or_path):  # noqa: PTH113 (a Path raises where a name is too long)
-            values = read_toml(Path(name_or_path))
         else:
-            raise ConfigError(f"recipe: expected one of {list(known)} or a TOML file, got {str(name_or_path)!r}")
-    except ConfigError:
-        raise
+            values = read_toml(Path(name_or_path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from error
     try:
