@@ -33,10 +33,8 @@ def test_attacks_are_refused_with_the_file_and_the_reason(tmp_path, read, what):
 
 
 def test_what_people_write_is_read():
-    text = (
-        'a.b.c = 9223372036854775807\nd = "1.2.3.4"\n[[e]]\nf = { g = [[1.5]] }\n'
+    text = 'a.b.c = 9223372036854775807\nd = "1.2.3.4"\n[[e]]\nf = { g = [[1.5]] }\n'
     text += 'h = "' + "two words. " * 90 + '"'
-    )
     values = parse_toml(text)
     assert values["a"] == {"b": {"c": 2**63 - 1}}
     assert values["e"][0]["f"] == {"g": [[1.5]]}

@@ -241,7 +241,7 @@ def _coco() -> list[bytes]:
 
 def _csv() -> list[bytes]:
     made = [_written("x.csv", lambda path, samples: write_csv(path, samples, "kaggle15"))]
-    return [*made, made[0].replace(b"corner", b"centre0").replace(b"face0.png", b'"face0.png"')]
+    return [*made, made[0].replace(b"# frame: corner", b"# frame: centre0").replace(b"face0.png", b'"face0.png"')]
 
 
 def _parquet() -> list[bytes]:
@@ -581,13 +581,13 @@ def _sound(samples: Samples) -> None:
         raise AssertionError("two faces of one name")
 
 
-def _labels(read: Callable[..., Samples], more: tuple[str, ...] = ()) -> Callable[[Path], object]:
+def _labels(read: Callable[..., Samples]) -> Callable[[Path], object]:
     """Reads by a reader of its own, then as any file; or leaves out what is broken. By turns, which the content says."""
 
     def reads(path: Path) -> None:
         turn = zlib.crc32(path.read_bytes()) % 3
         chosen = (read, read_samples, read)[turn]
-        _sound(chosen(path, "kaggle15", skip_bad=turn == 2, **dict.fromkeys(more, "corner" if turn else None)))
+        _sound(chosen(path, "kaggle15", skip_bad=turn == 2))
 
     return reads
 
@@ -619,8 +619,8 @@ READERS: dict[str, Reader] = {
     "kaggle npz": Reader(".npz", _read_npz, _npz, _bad_npz),
     "dlib": Reader(".xml", _labels(read_dlib), _dlib, _bad_dlib),
     "cvat": Reader(".xml", _labels(read_cvat), _cvat, _bad_cvat),
-    "coco": Reader(".json", _labels(read_coco, ("frame",)), _coco, _bad_coco),
-    "csv": Reader(".csv", _labels(read_csv, ("frame",)), _csv, _bad_csv),
+    "coco": Reader(".json", _labels(read_coco), _coco, _bad_coco),
+    "csv": Reader(".csv", _labels(read_csv), _csv, _bad_csv),
     "scheme": Reader(".toml", load_scheme, _embedded("schemes"), _bad_scheme),
     "recipe": Reader(".toml", load_recipe, _embedded("recipes"), _bad_recipe),
     "parquet": Reader(".parquet", _read_parquet, _parquet, _bad_parquet),

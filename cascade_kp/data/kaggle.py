@@ -282,7 +282,7 @@ def _load_pictures(path: Path, source: Path) -> NDArray[np.generic]:
         raise DataError(f"{path}: expected an .npz with {_PICTURES_KEY!r}, got: {reason}") from error
     if array.ndim == 3 and array.shape[:2] == (SIDE_PX, SIDE_PX):  # as released: the pictures last
         array = np.moveaxis(array, -1, 0)
-    if array.ndim != 3 or array.shape[1:] != (SIDE_PX, SIDE_PX):
+    if array.ndim != 3 or array.shape[1:] != (SIDE_PX, SIDE_PX) or not len(array):
         raise DataError(
             f"{path}: expected pictures ({SIDE_PX}, {SIDE_PX}, N) or (N, {SIDE_PX}, {SIDE_PX}), got {array.shape}"
         )
