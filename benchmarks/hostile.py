@@ -48,14 +48,14 @@ __all__ = ["LIMIT_S", "MEMORY_MIB", "Tally", "Worker", "main"]
 
 _PROTOCOL = """
 Hostile inputs made by a seed, one after the other in a watched process, refusals and answers counted by kind. Pictures:
-`pipeline` is Pipeline(detector=None) with the face's box
-where the file shows a plain picture, else the whole picture as the face; `default` the default Pipeline with its detector, on every tenth of the same
-pictures; `command line` is `cascade-kp predict` on every tenth, many in one process. Labels: each file through its
-reader, by turns as it is, as read_samples finds out its kind, and with skip_bad. A wrong answer has points that are not
-finite, lie the picture's longer side or more outside of it, or are not those of the plain picture that the file shows:
-farther than `tolerance`, in sides of the picture, 0.00001 for lossless writings, 0.03 for lossy ones. Seconds are wall
-clock of one input, with its answer; memory is the growth of the process's peak resident memory above what it was before
-the input. Making the files is not part of either.
+`pipeline` is Pipeline(detector=None), with the face's box where the file shows a plain picture and else with the whole
+picture as the face; `default` the default Pipeline with its detector, on every tenth of the same pictures;
+`command line` is `cascade-kp predict` on every tenth, many in one process. Labels: each file through its reader, by
+turns as it is, as read_samples finds out its kind, and with skip_bad. A wrong answer has points that are not finite,
+lie the picture's longer side or more outside of it, or are not those of the plain picture that the file shows: farther
+than `lossless` or, where its writing loses something, `lossy`, in longer sides of the picture. Seconds are wall clock
+of one input, with its answer (of the command line, the mean); memory is the growth of the process's peak resident memory
+above what it was before the input, in MiB. Making the files is not part of either.
 """
 
 MEMORY_MIB = {"pictures": 3072, "files": 512}

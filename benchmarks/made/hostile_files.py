@@ -45,9 +45,21 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "Reader", "damaged", "prepare"]
 
 _TOKEN = re.compile(rb"[A-Za-z_]+|[-+]?[0-9.]+|[^A-Za-z_0-9.\s]")
-_NUMBERS = (b"1e309", b"-1e309", b"1e38", b"NaN", b"nan", b"Infinity", b"-1", b"0", b"1_000", b"0x10", b"1e-400")
+_NUMBERS: tuple[bytes, ...] = (
+    b"1e309",
+    b"-1e309",
+    b"1e38",
+    b"NaN",
+    b"nan",
+    b"Infinity",
+    b"-1",
+    b"0",
+    b"1_000",
+    b"0x10",
+    b"1e-400",
+)
 _NUMBERS += (b"9" * 25, b"9" * 5000, b"3.4e38", b"-3.4e38", "\u0663".encode(), b"1,5", b"", b"true", b"null", b"[]")
-_WORDS = (
+_WORDS: tuple[bytes, ...] = (
     b"\0",
     b"\xef\xbb\xbf",
     b"\xff\xfe",
@@ -213,7 +225,9 @@ def _npz() -> list[bytes]:
 def _dlib() -> list[bytes]:
     images = []
     for sample in _samples():
-        points = [(name, x, y) for name, (x, y) in zip(_NAMES, sample["keypoints"].tolist(), strict=True) if x == x]
+        points = [
+            (name, x, y) for name, (x, y) in zip(_NAMES, sample["keypoints"].tolist(), strict=True) if np.isfinite(x)
+        ]
         parts = "\n".join(f"<part name='{name}' x='{x - 0.5:.2f}' y='{y - 0.5:.2f}'/>" for name, x, y in points)
         box = f"<box top='10' left='12' width='70' height='71'>\n{parts}\n</box>"
         images.append(f"<image file='{sample['path']}' width='96' height='96'>\n{box}\n</image>")
@@ -224,14 +238,14 @@ def _dlib() -> list[bytes]:
 def _cvat() -> list[bytes]:
     images = []
     for i, sample in enumerate(_samples()):
-        points = [(name, x, y) for name, (x, y) in zip(_NAMES, sample["keypoints"].tolist(), strict=True) if x == x]
+        points = [
+            (name, x, y) for name, (x, y) in zip(_NAMES, sample["keypoints"].tolist(), strict=True) if np.isfinite(x)
+        ]
         inner = "\n".join(f'<points label="{name}" occluded="0" points="{x:.2f},{y:.2f}"/>' for name, x, y in points)
         shape = f'<skeleton label="face" z_order="0">\n{inner}\n</skeleton>' if i else inner
         images.append(f'<image id="{i}" name="face{i}.png" width="96" height="96">\n{shape}\n</image>')
     joined = "\n".join(images)
-    return [
-        f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n{joined}\n</annotations>'.encode()
-    ]
+    return [f'<?xml version="1.0"?>\n<annotations>\n<version>1.1</version>\n{joined}\n</annotations>'.encode()]
 
 
 def _coco() -> list[bytes]:
@@ -393,7 +407,7 @@ def _bad_npz() -> list[bytes]:
 def _bad_xml(root: str, item: str, inner: str) -> list[bytes]:
     """Attacks on XML in the clothes of an annotation file."""
     laughs = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
-    body = f"<{root}>{item}{{}}</{item.split()[0][1:]}></{root}>"
+    body = f"<{root}>{item}{{}}</{item.split(maxsplit=1)[0][1:]}></{root}>"
     doctypes = [
         f'<!DOCTYPE x [<!ENTITY l0 "lol">{laughs}]><{root}>&l9;</{root}>',
         f'<!DOCTYPE x [<!ENTITY a "{"a" * 50_000}">]><{root}>{"&a;" * 50_000}</{root}>',
@@ -432,7 +446,7 @@ def _bad_cvat() -> list[bytes]:
 
 def _bad_coco() -> list[bytes]:
     valid = json.loads(_coco()[0])
-    changed = []
+    changed: list[tuple[str, str, object]] = []
     strange: tuple[object, ...] = (
         None,
         True,
@@ -449,11 +463,9 @@ def _bad_coco() -> list[bytes]:
     )
     for value in strange:
         for table, key in (("images", "id"), ("images", "file_name"), ("images", "width"), ("annotations", "image_id")):
-            changed.append((table, key, value))
-        for key in ("category_id", "keypoints", "bbox", "iscrowd"):
-            changed.append(("annotations", key, value))
-        for key in ("id", "keypoints", "skeleton"):
-            changed.append(("categories", key, value))
+            changed += [(table, key, value)]
+        changed += [("annotations", key, value) for key in ("category_id", "keypoints", "bbox", "iscrowd")]
+        changed += [("categories", key, value) for key in ("id", "keypoints", "skeleton")]
     made = []
     for table, key, value in changed:
         entries = [{**valid[table][0], key: value}, *valid[table][1:]]
@@ -582,7 +594,7 @@ def _sound(samples: Samples) -> None:
 
 
 def _labels(read: Callable[..., Samples]) -> Callable[[Path], object]:
-    """Reads by a reader of its own, then as any file; or leaves out what is broken. By turns, which the content says."""
+    """By turns, which the content decides: the format's own reader, any reader, and leaving out what is broken."""
 
     def reads(path: Path) -> None:
         turn = zlib.crc32(path.read_bytes()) % 3

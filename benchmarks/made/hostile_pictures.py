@@ -40,6 +40,7 @@ LOSSY = 0.03
 LOSSLESS = 1e-5
 
 _ORIENTATION = 0x0112
+_SMALL = zlib.compress(bytes(5000))
 _JUNK = b"<!DOCTYPE html><script>alert(1)</script>\0PK\x03\x04%PDF-1.4\n" * 8
 _SIZES = (0, 1, 2, 3, 255, 11_000, 16_383, 16_384, 32_767, 65_535, 65_536, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -185,14 +186,15 @@ def _text_ppm(pixels: Pixels) -> bytes:
 
 @cache
 def _profile() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made[:24] + bytes(12) + made[36:]  # without the time at which it was made
 
 
 def _profiled(kind: str, **options: Any) -> Callable[[Pixels], bytes]:  # noqa: ANN401 (PIL's options)
     return lambda pixels: _saved(Image.fromarray(pixels), kind, icc_profile=_profile(), **options)
 
 
-_FINE = {"quality": 95, "subsampling": 0}
+_FINE: dict[str, Any] = {"quality": 95, "subsampling": 0}
 WRITINGS: dict[str, Writing] = {
     "jpeg": Writing(".jpg", _pil("JPEG", **_FINE), tolerance=LOSSY),
     "jpeg progressive": Writing(".jpeg", _pil("JPEG", progressive=True, **_FINE), tolerance=LOSSY),
@@ -415,60 +417,97 @@ def _tiff(entries: list[tuple[int, int, int, int]], content: bytes = b"", after:
     return b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory + struct.pack("<I", after)
 
 
-def _liar(rng: np.random.Generator, number: int) -> Mutant:
-    """A header that claims what is not there."""
-    w, h = (int(v) for v in rng.choice(_SIZES, 2))
-    small = zlib.compress(b"\0" * 5000)
-    which = number % 10
-    if which == 0:
-        depth, colour = int(rng.choice([0, 1, 8, 16, 255])), int(rng.choice([0, 2, 3, 4, 6, 7]))
-        return Mutant("", f"png of {w} x {h}", ".png", _png(w, h, depth, colour, small))
-    if which == 1:
-        body = bytearray(_written("bmp", 1))
-        struct.pack_into("<II", body, 18, w, h)
-        struct.pack_into("<HI", body, 28, int(rng.choice([0, 1, 4, 8, 24, 32, 65_535])), int(rng.integers(0, 7)))
-        return Mutant("", f"bmp of {w} x {h}", ".bmp", bytes(body))
-    if which == 2:
-        body = bytearray(_written("gif", 1))
-        struct.pack_into("<HH", body, 6, w & 0xFFFF, h & 0xFFFF)
-        at = body.find(b"\x2c", 13 + 3 * 256)
-        struct.pack_into("<HHHH", body, at + 1, 0, 0, int(rng.choice(_SIZES)) & 0xFFFF, h & 0xFFFF)
-        return Mutant("", f"gif of {w & 0xFFFF} x {h & 0xFFFF}", ".gif", bytes(body))
-    if which == 3:
-        bits, samples = int(rng.choice([1, 8, 16, 32, 64])), int(rng.choice([1, 3, 4, 2048, 65_535]))
-        compression = int(rng.choice([1, 2, 4, 5, 6, 7, 8, 32_773, 50_000]))
-        entries = [(256, 4, 1, w), (257, 4, 1, h), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 2)]
-        entries += [(273, 4, 1, 8), (277, 3, 1, samples), (278, 4, 1, h), (279, 4, 1, int(rng.choice(_SIZES)))]
-        entries.append((int(rng.integers(254, 340)), int(rng.integers(0, 14)), int(rng.choice(_SIZES)), 8))
-        after = int(rng.choice([0, 8, 4, 2**32 - 8]))
-        return Mutant("", f"tiff of {w} x {h}", ".tif", _tiff(entries, small, after))
-    if which == 4:
-        magic = str(rng.choice(["P1", "P2", "P3", "P4", "P5", "P6", "Pf", "P9"]))
-        top = str(rng.choice(["255", "0", "65535", "65536", "-1", "9" * 5000, "1e9", "#"]))
-        side = str(rng.choice([str(w), "9" * 30, "-5", "9" * 5000, "\u0663", ""]))
-        return Mutant("", f"{magic} of {side[:9]}", ".ppm", f"{magic} {side} {h}\n{top}\n".encode() + b"\x01 " * 500)
-    if which == 5:
-        body = bytearray(_written(("jpeg", "jpeg progressive")[number // 10 % 2], 1))
-        at = max(body.find(b"\xff\xc0"), body.find(b"\xff\xc2"))
-        struct.pack_into(">HH", body, at + 5, h & 0xFFFF, w & 0xFFFF)
-        return Mutant("", f"jpeg of {w & 0xFFFF} x {h & 0xFFFF}", ".jpg", bytes(body))
-    if which == 6:
-        canvas = struct.pack("<I", 0x12)[:4] + struct.pack("<I", w)[:3] + struct.pack("<I", h)[:3]
-        body = b"WEBPVP8X" + struct.pack("<I", 10) + canvas + _written("webp", 1)[12:]
-        return Mutant("", f"webp of {w} x {h}", ".webp", b"RIFF" + struct.pack("<I", len(body)) + body)
-    if which == 7:
-        body = bytearray(_written("jp2", 1))
-        struct.pack_into(">II", body, body.find(b"ihdr") + 4, h, w)
-        struct.pack_into(">II", body, body.find(b"\xff\x51") + 6, w, h)
-        return Mutant("", f"jp2 of {w} x {h}", ".jp2", bytes(body))
-    if which == 8:
-        name = bytes(rng.choice([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"tRNS", b"PLTE"]))
-        length = int(rng.choice(_SIZES))
-        lie = struct.pack(">I", length) + name + b"x\0\0" + rng.bytes(40)
-        return Mutant("", f"png with {name!r} of {length}", ".png", _png(9, 9, 8, 2, small, lie))
+# Each is asked for a width and a height, and for the number, and may draw more.
+
+
+def _lying_png(rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    depth, colour = int(rng.choice([0, 1, 8, 16, 255])), int(rng.choice([0, 2, 3, 4, 6, 7]))
+    return Mutant("", f"png of {w} x {h}", ".png", _png(w, h, depth, colour, _SMALL))
+
+
+def _lying_bmp(rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    body = bytearray(_written("bmp", 1))
+    struct.pack_into("<II", body, 18, w, h)
+    struct.pack_into("<HI", body, 28, int(rng.choice([0, 1, 4, 8, 24, 32, 65_535])), int(rng.integers(0, 7)))
+    return Mutant("", f"bmp of {w} x {h}", ".bmp", bytes(body))
+
+
+def _lying_gif(rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    body = bytearray(_written("gif", 1))
+    struct.pack_into("<HH", body, 6, w & 0xFFFF, h & 0xFFFF)
+    at = body.find(b"\x2c", 13 + 3 * 256)
+    struct.pack_into("<HHHH", body, at + 1, 0, 0, int(rng.choice(_SIZES)) & 0xFFFF, h & 0xFFFF)
+    return Mutant("", f"gif of {w & 0xFFFF} x {h & 0xFFFF}", ".gif", bytes(body))
+
+
+def _lying_tiff(rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    bits, samples = int(rng.choice([1, 8, 16, 32, 64])), int(rng.choice([1, 3, 4, 2048, 65_535]))
+    compression = int(rng.choice([1, 2, 4, 5, 6, 7, 8, 32_773, 50_000]))
+    entries = [(256, 4, 1, w), (257, 4, 1, h), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, 8), (277, 3, 1, samples), (278, 4, 1, h), (279, 4, 1, int(rng.choice(_SIZES)))]
+    entries.append((int(rng.integers(254, 340)), int(rng.integers(0, 14)), int(rng.choice(_SIZES)), 8))
+    after = int(rng.choice([0, 8, 4, 2**32 - 8]))
+    return Mutant("", f"tiff of {w} x {h}", ".tif", _tiff(entries, _SMALL, after))
+
+
+def _lying_ppm(rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    magic = str(rng.choice(["P1", "P2", "P3", "P4", "P5", "P6", "Pf", "P9"]))
+    top = str(rng.choice(["255", "0", "65535", "65536", "-1", "9" * 5000, "1e9", "#"]))
+    side = str(rng.choice([str(w), "9" * 30, "-5", "9" * 5000, "\u0663", ""]))
+    return Mutant("", f"{magic} of {side[:9]}", ".ppm", f"{magic} {side} {h}\n{top}\n".encode() + b"\x01 " * 500)
+
+
+def _lying_jpeg(_rng: np.random.Generator, w: int, h: int, number: int) -> Mutant:
+    body = bytearray(_written(("jpeg", "jpeg progressive")[number // 10 % 2], 1))
+    at = max(body.find(b"\xff\xc0"), body.find(b"\xff\xc2"))
+    struct.pack_into(">HH", body, at + 5, h & 0xFFFF, w & 0xFFFF)
+    return Mutant("", f"jpeg of {w & 0xFFFF} x {h & 0xFFFF}", ".jpg", bytes(body))
+
+
+def _lying_webp(_rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    canvas = struct.pack("<I", 0x12)[:4] + struct.pack("<I", w)[:3] + struct.pack("<I", h)[:3]
+    whole = b"WEBPVP8X" + struct.pack("<I", 10) + canvas + _written("webp", 1)[12:]
+    return Mutant("", f"webp of {w} x {h}", ".webp", b"RIFF" + struct.pack("<I", len(whole)) + whole)
+
+
+def _lying_jp2(_rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
+    body = bytearray(_written("jp2", 1))
+    struct.pack_into(">II", body, body.find(b"ihdr") + 4, h, w)
+    struct.pack_into(">II", body, body.find(b"\xff\x51") + 6, w, h)
+    return Mutant("", f"jp2 of {w} x {h}", ".jp2", bytes(body))
+
+
+def _lying_chunk(rng: np.random.Generator, _w: int, _h: int, _number: int) -> Mutant:
+    name = bytes(rng.choice([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"tRNS", b"PLTE"]))
+    length = int(rng.choice(_SIZES))
+    lie = struct.pack(">I", length) + name + b"x\0\0" + rng.bytes(40)
+    return Mutant("", f"png with {name!r} of {length}", ".png", _png(9, 9, 8, 2, _SMALL, lie))
+
+
+def _lying_avif(_rng: np.random.Generator, w: int, h: int, _number: int) -> Mutant:
     body = bytearray(_written("avif", 1))
     struct.pack_into(">II", body, body.find(b"ispe") + 8, w, h)
     return Mutant("", f"avif of {w} x {h}", ".avif", bytes(body))
+
+
+_LIARS = (
+    _lying_png,
+    _lying_bmp,
+    _lying_gif,
+    _lying_tiff,
+    _lying_ppm,
+    _lying_jpeg,
+    _lying_webp,
+    _lying_jp2,
+    _lying_chunk,
+    _lying_avif,
+)
+
+
+def _liar(rng: np.random.Generator, number: int) -> Mutant:
+    """A header that claims what is not there."""
+    w, h = (int(v) for v in rng.choice(_SIZES, 2))
+    return _LIARS[number % len(_LIARS)](rng, w, h, number)
 
 
 def _odd_values(rng: np.random.Generator, number: int) -> Mutant:
@@ -511,35 +550,55 @@ def _zeros(length: int) -> bytes:
 
 def _bomb(_: np.random.Generator, number: int) -> Mutant:
     """Small files that ask for much memory or time."""
-    side = 11_200  # 125 megapixels: under the limit
-    which = number % 9
-    if which == 0:
-        return Mutant(
-            "", "125 megapixels of zeros in a png", ".png", _png(side, side, 8, 2, _zeros(side * (1 + 3 * side)))
-        )
-    if which == 1:
-        return Mutant(
-            "", "125 megapixels of 16 bit in a png", ".png", _png(side, side, 16, 6, _zeros(side * (1 + 8 * side)))
-        )
-    if which == 2:
-        return Mutant("", "400 megapixels in a png", ".png", _png(20_000, 20_000, 8, 0, _zeros(20_000 * 20_001)))
-    if which == 3:
-        before = _chunk(b"zTXt", b"x\0\0" + _zeros(1 << 28)) + _chunk(b"iCCP", b"x\0\0" + _zeros(1 << 28))
-        return Mutant("", "half a GiB of text in a png", ".png", _png(9, 9, 8, 2, zlib.compress(b"\0" * 252), before))
-    if which == 4:
-        content = _zeros(3 * side * side)
-        entries = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 2), (273, 4, 1, 8)]
-        entries += [(277, 3, 1, 3), (278, 4, 1, side), (279, 4, 1, len(content))]
-        return Mutant("", "125 megapixels in one strip of a tiff", ".tif", _tiff(entries, content))
-    if which == 5:
-        return Mutant("", "a jpeg of 20,000 scans", ".jpg", _many_scans(20_000, progressive=True))
-    if which == 6:
-        return Mutant("", "a jpeg of 20,000 plain scans", ".jpg", _many_scans(20_000, progressive=False))
-    if which == 7:
-        content = _saved(Image.new("RGB", (11_000, 11_000)), "WEBP", lossless=True, quality=0, method=0)
-        return Mutant("", "121 megapixels in a webp", ".webp", content)
+    return _BOMBS[number % len(_BOMBS)]()
+
+
+def _bomb_in_text() -> Mutant:
+    before = _chunk(b"zTXt", b"x\0\0" + _zeros(1 << 28)) + _chunk(b"iCCP", b"x\0\0" + _zeros(1 << 28))
+    content = _png(9, 9, 8, 2, zlib.compress(bytes(252)), before)
+    return Mutant("", "half a GiB of text in a png", ".png", content)
+
+
+def _bomb_in_strip() -> Mutant:
+    content = _zeros(3 * _SIDE * _SIDE)
+    entries = [(256, 4, 1, _SIDE), (257, 4, 1, _SIDE), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 2), (273, 4, 1, 8)]
+    entries += [(277, 3, 1, 3), (278, 4, 1, _SIDE), (279, 4, 1, len(content))]
+    return Mutant("", "125 megapixels in one strip of a tiff", ".tif", _tiff(entries, content))
+
+
+def _bomb_of_pixels(side: int, depth: int, colour: int, row_bytes: int) -> Mutant:
+    content = _png(side, side, depth, colour, _zeros(side * (1 + row_bytes)))
+    return Mutant("", f"{side}^2 pixels of {depth} bit in a png", ".png", content)
+
+
+def _bomb_of_frames() -> Mutant:
     frame = _saved(Image.new("P", (16, 16)), "GIF")
-    return Mutant("", "a gif of 20,000 frames", ".gif", frame[:-1] + frame[frame.rfind(b"\x2c") : -1] * 20_000 + b";")
+    content = frame[:-1] + frame[frame.rfind(b"\x2c") : -1] * 20_000 + b";"
+    return Mutant("", "a gif of 20,000 frames", ".gif", content)
+
+
+def _bomb_in_webp() -> Mutant:
+    content = _saved(Image.new("RGB", (11_000, 11_000)), "WEBP", lossless=True, quality=0, method=0)
+    return Mutant("", "121 megapixels in a webp", ".webp", content)
+
+
+def _bomb_of_scans(*, progressive: bool) -> Mutant:
+    content = _many_scans(20_000, progressive=progressive)
+    return Mutant("", f"a jpeg of 20,000 scans, progressive: {progressive}", ".jpg", content)
+
+
+_SIDE = 11_200  # 125 megapixels: under the limit
+_BOMBS: tuple[Callable[[], Mutant], ...] = (
+    lambda: _bomb_of_pixels(_SIDE, 8, 2, 3 * _SIDE),
+    lambda: _bomb_of_pixels(_SIDE, 16, 6, 8 * _SIDE),
+    lambda: _bomb_of_pixels(20_000, 8, 0, 20_000),
+    _bomb_in_text,
+    _bomb_in_strip,
+    lambda: _bomb_of_scans(progressive=True),
+    lambda: _bomb_of_scans(progressive=False),
+    _bomb_in_webp,
+    _bomb_of_frames,
+)
 
 
 @cache
