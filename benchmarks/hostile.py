@@ -54,8 +54,8 @@ picture as the face; `default` the default Pipeline with its detector, on every 
 turns as it is, as read_samples finds out its kind, and with skip_bad. A wrong answer has points that are not finite,
 lie the picture's longer side or more outside of it, or are not those of the plain picture that the file shows: farther
 than `lossless` or, where its writing loses something, `lossy`, in longer sides of the picture. Seconds are wall clock
-of one input, with its answer (of the command line, the mean); memory is the growth of the process's peak resident memory
-above what it was before the input, in MiB. Making the files is not part of either.
+of one input, with its answer (of the command line, the mean); memory is the growth of the process's peak resident
+memory above what it was before the input, in MiB. Making the files is not part of either.
 """
 
 MEMORY_MIB = {"pictures": 3072, "files": 512}
