@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import resource
 import selectors
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from cascade_kp import Face
 
-__all__ = ["LIMIT_S", "MEMORY_MIB", "Tally", "Worker", "main"]
+__all__ = ["LIMIT_S", "MEMORY_MIB", "Tally", "Worker", "answered", "file_job", "main", "mutants", "picture_job"]
 
 _PROTOCOL = """
 Hostile inputs made by a seed, one after the other in a watched process, refusals and answers counted by kind. Pictures:
@@ -77,7 +78,8 @@ _SHOWN = 40
 def serve(what: str, limit_mib: int) -> None:
     """Answer what is asked on stdin, a line of JSON each, until it ends."""
     warnings.simplefilter("ignore")  # PIL warns of damaged metadata
-    answer = _picture_job(what) if what in ("pipeline", "default") else _file_job(what)
+    logging.disable(logging.WARNING)  # and readers of what they leave out
+    answer = picture_job(what) if what in ("pipeline", "default") else file_job(what)
     print(json.dumps({"ready": True}), flush=True)
     size = _memory("VmSize") + limit_mib
     resource.setrlimit(resource.RLIMIT_AS, (size << 20, size << 20))
@@ -86,13 +88,14 @@ def serve(what: str, limit_mib: int) -> None:
         before = _memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         began = time.perf_counter()
-        result = _answered(answer, job)
+        result = answered(answer, job)
         seconds = time.perf_counter() - began
         grown = max(0, _memory("VmHWM") - before)
         print(json.dumps(result | {"s": seconds, "mib": grown}), flush=True)
 
 
-def _answered(answer: Callable[[dict[str, Any]], dict[str, object]], job: dict[str, Any]) -> dict[str, object]:
+def answered(answer: Callable[[dict[str, Any]], dict[str, object]], job: dict[str, Any]) -> dict[str, object]:
+    """What became of an input, told by how it was answered."""
     from cascade_kp.errors import CascadeError  # noqa: PLC0415 (the parent has no use for it)
 
     try:
@@ -109,7 +112,8 @@ def _answered(answer: Callable[[dict[str, Any]], dict[str, object]], job: dict[s
         return {"end": "other error", "why": f"{type(error).__name__}: {str(error)[:300]}"}
 
 
-def _picture_job(what: str) -> Callable[[dict[str, Any]], dict[str, object]]:
+def picture_job(what: str) -> Callable[[dict[str, Any]], dict[str, object]]:
+    """What takes a picture; ``what`` is ``pipeline`` or ``default``. It raises AssertionError on a wrong answer."""
     import torch  # noqa: PLC0415 (as above)
 
     from cascade_kp import Pipeline  # noqa: PLC0415
@@ -152,10 +156,8 @@ def _picture_job(what: str) -> Callable[[dict[str, Any]], dict[str, object]]:
     return answer
 
 
-def _file_job(name: str) -> Callable[[dict[str, Any]], dict[str, object]]:
-    import logging  # noqa: PLC0415
-
-    logging.disable(logging.WARNING)  # what was left out
+def file_job(name: str) -> Callable[[dict[str, Any]], dict[str, object]]:
+    """What reads a file by a reader, in the current folder; it raises AssertionError on a wrong answer."""
     reader = hostile_files.READERS[name]
 
     def answer(job: dict[str, Any]) -> dict[str, object]:
@@ -300,7 +302,8 @@ class Tally:
 _ENDS = ("answered", "refused", "refused badly", "other error", "wrong", "too much memory", "hung", "crashed")
 
 
-def _mutants(count: int, seed: int) -> Iterator[hostile_pictures.Mutant]:
+def mutants(count: int, seed: int) -> Iterator[hostile_pictures.Mutant]:
+    """So many hostile pictures, of each kind its share."""
     for kind in hostile_pictures.KINDS:
         print(f"{time.strftime('%H:%M:%S')} {kind} ...", file=sys.stderr, flush=True)
         share = hostile_pictures.share_of(kind, count)
@@ -317,7 +320,7 @@ def pictures(count: int, seed: int, folder: Path, limit_s: float = LIMIT_S) -> d
     memory = MEMORY_MIB["pictures"]
     waiting: list[tuple[hostile_pictures.Mutant, Path]] = []
     with Worker("pipeline", folder, memory, limit_s) as fast, Worker("default", folder, memory, limit_s) as whole:
-        for number, made in enumerate(_mutants(count, seed)):
+        for number, made in enumerate(mutants(count, seed)):
             path = folder / f"mutant{number}{made.suffix}"
             path.write_bytes(made.data)
             job = {"path": str(path), "plain": made.plain, "grey": made.grey, "tolerance": made.tolerance}
