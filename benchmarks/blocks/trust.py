@@ -29,11 +29,12 @@ def _hostile(results: Results) -> str:
     rows += [_row(f"labels, {row['kind']}", [row], timed=True) for row in ways["labels"]]
     pictures = [row for way in _WAYS for row in ways[way]]
     lossless, lossy = (max(row[key] for row in pictures if key in row) for key in ("moved_lossless", "moved_lossy"))
+    command, place = shown(result["command"]), machine(result) + note(result, ";")
     text = f"""
-    `{shown(result["command"])}` printed this, on {machine(result)}{note(result, ";")}. Every input ended in a sound answer
-    or in a refusal with its reason. Where a file was another writing of a plain picture, the points lay at most
-    {lossless:.6f} of the picture's longer side from those of the plain one if the writing loses nothing, and {lossy:.3f}
-    if it does. Memory is what one input added to the process's peak.
+    `{command}` printed this, on {place}. Every input ended in a sound answer or in a refusal with its reason. Where a
+    file was another writing of a plain picture, the points lay at most {lossless:.6f} of the picture's longer side from
+    those of the plain one if the writing loses nothing, and {lossy:.3f} if it does. Memory is what one input added to
+    the process's peak.
     """
     head = ["inputs", "number", "answered", "refused", "otherwise", "longest, s", "most memory, MiB"]
     return f"{paragraph(text)}\n\n{table(head, rows)}"
