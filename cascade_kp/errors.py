@@ -18,9 +18,16 @@ __all__ = [
     "StoreError",
 ]
 
+_LONGEST = 8000  # letters of a message: it may name two files, and a path has up to 4,096
+
 
 class CascadeError(Exception):
     """Base of everything that cascade_kp raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message; what a hostile file put into it is cut short in the middle."""
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
 
 
 class InputError(CascadeError, ValueError):

@@ -47,7 +47,8 @@ _FACE_KEYS = ("box", "score", "keypoints", "sigma", "coarse")
 _COMMENT, _BRACE = re.compile(r"#|//"), re.compile(r"([{}])")
 _HEADER = re.compile(r"(version|n_points)\s*:\s*(\d{1,9})(?:\.\d*)?", re.IGNORECASE)
 # What float() takes and no annotation tool writes ("1_000", "infinity") is more likely damage than a number.
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Each digit fits in one way only: with two, a long word that is no number takes a time that grows with its square.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def parse_pts(text: str, source: str = "<text>") -> NDArray[np.float64]:

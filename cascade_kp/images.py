@@ -15,6 +15,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PIXELS",
+    "MAX_SCANS",
     "MIN_SIDE",
     "SUFFIXES",
     "as_image",
@@ -44,6 +46,9 @@ __all__ = [
 
 MAX_PIXELS: Final = 128_000_000
 """Largest picture decoded, in pixels; read from the header, before any memory is spent."""
+
+MAX_SCANS: Final = 100
+"""Most scans of a JPEG, each of which may go through all pixels again for ten bytes. Real files have about 10."""
 
 MIN_SIDE: Final = 2
 """Smallest height and width in px: one row or column of pixels has nothing to interpolate."""
@@ -77,6 +82,11 @@ _CONVERSIONS: Final = {
     "HSV": "RGB",
 }
 _DIRECT: Final = frozenset({"L", "LA", "RGB", "RGBA", "RGBX"})
+
+# What begins something in a JPEG: not the fillings, nor what stands for a 0xff among the pixels' bits.
+_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_END, _SCAN = 0xD9, 0xDA
+_SEARCHED_BYTES: Final = 1 << 26  # a file that asks for more in what follows is as large as its time is long
 
 _STRIP_PIXELS: Final = 1 << 17
 _EXIF_ORIENTATION: Final = 0x0112
@@ -297,12 +307,41 @@ def _identify(stream: IO[bytes], name: str) -> Image.Image:
                 stream.seek(0)
                 try:
                     # No file name: given one, PIL would open the file again to map it into memory.
-                    return factory(stream, "")
+                    image = factory(stream, "")
                 except Exception as error:  # noqa: BLE001 (PIL's parsers raise nearly any type on damaged headers)
                     reasons[kind] = str(error) or type(error).__name__
+                    continue
+                if kind == "JPEG":
+                    _check_scans(stream, name)
+                return image
     why = "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items())
     got = f"a damaged header ({why})" if reasons else f"a file that starts with {prefix[:8]!r}"
     raise ImageError(f"{name}: expected {_EXPECTED}, got {got}")
+
+
+def _check_scans(stream: IO[bytes], name: str) -> None:
+    """Refuse a JPEG that goes through its pixels again and again; the stream is left where it is.
+
+    Raises:
+        ImageError: It has more than `MAX_SCANS` scans.
+    """
+    place = stream.tell()
+    stream.seek(0)
+    data = stream.read(_SEARCHED_BYTES)
+    stream.seek(place)
+    scans, at, components = 0, 2, 0
+    while (marker := _MARKER.search(data, at)) is not None and data[marker.start() + 1] != _END:
+        at = marker.end()
+        kind = data[at - 1]
+        if 0xC0 <= kind <= 0xC2:  # a frame; of the first two kinds, a scan of all its colours is the last one
+            components = 0 if kind == 0xC2 else data[at + 7] if at + 7 < len(data) else 0
+        if kind == _SCAN:
+            scans += 1
+            if components and data[at + 2 : at + 3] == bytes([components]):
+                break
+        if scans > MAX_SCANS:
+            raise ImageError(f"{name}: expected a JPEG of at most {MAX_SCANS} scans, got more")
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
 
 
 def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:

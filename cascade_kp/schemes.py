@@ -28,7 +28,6 @@ import functools
 import itertools
 import operator
 import re
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from cascade_kp.errors import SchemeError
+from cascade_kp.toml_values import parse_toml, read_toml
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,6 +46,7 @@ __all__ = ["Scheme", "available_schemes", "convert", "derive_flip", "load_scheme
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
 # Region names become parts of tensor names ("regions.<region>.*"), where a dot would split them.
+_LONG = 80  # letters: what is longer is no misspelt name
 _REGION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -342,10 +343,10 @@ def load_scheme(name_or_path: str | Path) -> Scheme:
     if isinstance(name_or_path, Path) or name_or_path.lower().endswith(".toml"):
         path = Path(name_or_path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            values = read_toml(path)
+        except (OSError, ValueError) as error:
             raise SchemeError(f"{path}: cannot read the scheme file: {error}") from error
-        return _parse(text, str(path))
+        return _named_by(str(path), values)
     if name_or_path not in available_schemes():
         known = available_schemes()
         raise SchemeError(
@@ -358,13 +359,14 @@ def load_scheme(name_or_path: str | Path) -> Scheme:
 @functools.cache
 def _load_embedded(name: str) -> Scheme:
     file = resources.files("cascade_kp") / "assets" / "schemes" / f"{name}.toml"
-    return _parse(file.read_text(encoding="utf-8"), f"{name}.toml")
+    return _named_by(f"{name}.toml", parse_toml(file.read_text(encoding="utf-8")))
 
 
-def _parse(text: str, source: str) -> Scheme:
+def _named_by(source: str, values: Mapping[str, Any]) -> Scheme:
+    """The scheme of a TOML document; what is wrong with it is told with the document's name."""
     try:
-        return _from_toml(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, SchemeError) as error:
+        return _from_toml(values)
+    except SchemeError as error:
         raise SchemeError(f"{source}: {error}") from error
 
 
@@ -529,7 +531,8 @@ def _is_region_name(name: object) -> bool:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    # Comparing two names takes a time that grows with the product of their lengths.
+    close = difflib.get_close_matches(name[:_LONG], [word for word in known if len(word) <= _LONG], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

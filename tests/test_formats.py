@@ -216,3 +216,9 @@ class TestVideo:
     def test_a_face_needs_a_number(self, face):
         with pytest.raises(InputError, match="a face of a video must have an id, a whole number, got"):
             video_csv_rows(0, 0.0, [face])
+
+
+@pytest.mark.timeout(20)
+def test_a_long_word_that_is_no_number_is_refused_at_once():
+    with pytest.raises(DataError, match=r"^x:3: expected a number"):
+        parse_pts("1 1\n2 2\n3 " + "1" * 200_000 + "x\n", "x")

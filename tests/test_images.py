@@ -632,3 +632,37 @@ def test_bytes_are_decoded_as_their_file_is(tmp_path):
         decode_image(path.read_bytes()[:-200], "it.jpg")
     with pytest.raises(ImageError, match=r"^the picture: .* got an empty file"):
         decode_image(b"")
+
+
+class TestScans:
+    @staticmethod
+    def jpeg(*, progressive, count):
+        """A JPEG with so many more scans than it needs, each of ten bytes."""
+        whole = io.BytesIO()
+        Image.new("RGB", (64, 48), (200, 90, 30)).save(whole, "JPEG", progressive=progressive)
+        data, scan = (
+            whole.getvalue(),
+            b"\xff\xda\x00\x08\x01\x01\x00" + (b"\x01\x3f\x00" if progressive else b"\x00\x3f\x00"),
+        )
+        at = len(data) - 2 if progressive else data.index(b"\xff\xda")
+        return data[:at] + scan * count + data[at:]
+
+    @pytest.mark.parametrize("progressive", [True, False])
+    def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(self, tmp_path, progressive):
+        path = tmp_path / "scans.jpg"
+        path.write_bytes(self.jpeg(progressive=progressive, count=images.MAX_SCANS + 1))
+        for refused in (lambda: read_image(path), lambda: decode_image(path.read_bytes()), lambda: image_size(path)):
+            with pytest.raises(ImageError, match="expected a JPEG of at most 100 scans, got more"):
+                refused()
+
+    @pytest.mark.parametrize("progressive", [True, False])
+    def test_one_of_some_scans_is_read(self, progressive):
+        assert decode_image(self.jpeg(progressive=progressive, count=20 * progressive)).shape == (48, 64, 3)
+
+    def test_what_looks_like_scans_beside_the_picture_does_not_count(self):
+        plain = self.jpeg(progressive=True, count=0)
+        like = b"\xff\xda\x00\x08" * 5000
+        comment = b"\xff\xfe" + struct.pack(">H", len(like) + 2) + like
+        assert decode_image(plain[:2] + comment + plain[2:] + like).shape == (48, 64, 3)
+        baseline = self.jpeg(progressive=False, count=0)
+        assert decode_image(baseline + like).shape == (48, 64, 3)

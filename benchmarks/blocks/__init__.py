@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.blocks import accuracy, mutants, speed, zoo
+from benchmarks.blocks import accuracy, mutants, speed, trust, zoo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,5 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCKS"]
 
-BLOCKS: dict[str, Callable[[Results], str]] = {**accuracy.BLOCKS, **mutants.BLOCKS, **speed.BLOCKS, **zoo.BLOCKS}
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    **accuracy.BLOCKS,
+    **mutants.BLOCKS,
+    **speed.BLOCKS,
+    **trust.BLOCKS,
+    **zoo.BLOCKS,
+}
 """What a Markdown file can ask for."""

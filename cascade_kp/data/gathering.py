@@ -87,8 +87,11 @@ class Gathering:
         if name in self._place:
             return self._place[name]
         count = len(self.scheme)
-        if first is not None and name.isascii() and name.isdecimal() and first <= int(name) < first + count:
-            return int(name) - first
+        digits = name.lstrip("0") or "0"  # Python makes no number of thousands of digits
+        if first is not None and name.isascii() and name.isdecimal() and len(digits) <= len(str(first + count)):
+            number = int(digits)
+            if first <= number < first + count:
+                return number - first
         close = difflib.get_close_matches(name, self._place, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         numbers = "" if first is None else f" or a number from {first} to {first + count - 1}"
@@ -166,7 +169,7 @@ class Gathering:
             keypoints, given = np.array(points, np.float32), None if box is None else np.array(box, np.float32)
         if np.isinf(keypoints).any() or (given is not None and np.isinf(given).any()):
             raise DataError(f"{where}: expected points in px, got one beyond any picture")
-        known = keypoints[~np.isnan(keypoints).any(axis=1)]
+        known = keypoints[~np.isnan(keypoints).any(axis=1)].astype(np.float64)  # whose differences are finite
         if not len(known):
             self.leave_out(picture, f"{where}: a face without any labelled point")
             return

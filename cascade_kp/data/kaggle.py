@@ -7,9 +7,10 @@ A CSV holds the labels, two columns a keypoint, and in its column ``Image`` the 
 from __future__ import annotations
 
 import logging
+import math
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -42,6 +43,7 @@ FACE_BOX: Final = (7.4, 21.4, 89.4, 103.4)
 _SHIFT = TO_CONTINUOUS["centre0"]
 _OUTSIDE_PX = 0.5  # some labels of the real file lie up to 0.44 px below their pictures
 _PIXELS, _NUMBER = "Image", "ImageId"
+_MAX_BYTES = 1 << 30  # of pictures in an .npz: Kaggle's take 65 MB, and a compressed file may say anything
 _LABELS_FILE, _PICTURES_FILE, _PICTURES_KEY = "facial_keypoints.csv", "face_images.npz", "face_images"
 
 
@@ -265,24 +267,44 @@ def _image_id(text: str, seen: set[int], where: str) -> int:
 def _load_pictures(path: Path, source: Path) -> NDArray[np.generic]:
     """(N, 96, 96) of the ``.npz``, of whatever type."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays)
-            key = _PICTURES_KEY if _PICTURES_KEY in names or len(names) != 1 else names[0]
-            array: NDArray[np.generic] = arrays[key]
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            member = f"{_PICTURES_KEY}.npy"
+            with archive.open(member if member in names or len(names) != 1 else names[0]) as file:
+                array = _load_array(file)
     except FileNotFoundError as error:
         raise DataError(
             f"{source}:1: expected a column {_PIXELS!r}, or the pictures in {path}, got no such file"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: expected an .npz with {_PICTURES_KEY!r}, got: {error}") from error
+    except Exception as error:
+        # Any exception, as zipfile, its decompressors and numpy raise nearly any type on damaged data.
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path}: expected an .npz with {_PICTURES_KEY!r}, got: {reason}") from error
     if array.ndim == 3 and array.shape[:2] == (SIDE_PX, SIDE_PX):  # as released: the pictures last
         array = np.moveaxis(array, -1, 0)
-    if array.ndim != 3 or array.shape[1:] != (SIDE_PX, SIDE_PX):
+    if array.ndim != 3 or array.shape[1:] != (SIDE_PX, SIDE_PX) or not len(array):
         raise DataError(
             f"{path}: expected pictures ({SIDE_PX}, {SIDE_PX}, N) or (N, {SIDE_PX}, {SIDE_PX}), got {array.shape}"
         )
     if array.dtype.kind not in "uif":
         raise DataError(f"{path}: expected numbers, got {array.dtype}")
+    return array
+
+
+def _load_array(file: IO[bytes]) -> NDArray[np.generic]:
+    """An array of an ``.npz``; how large it is is told by its header, before memory is spent.
+
+    Raises:
+        ValueError: It is none, or larger than `_MAX_BYTES`; on damaged data any other exception.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(file)
+    size = math.prod(shape) * kind.itemsize
+    if not 0 <= size <= _MAX_BYTES:
+        raise ValueError(f"an array {shape} of {size:,} bytes, expected at most {_MAX_BYTES:,}")
+    file.seek(0)
+    array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
     return array
 
 

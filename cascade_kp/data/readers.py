@@ -325,6 +325,10 @@ def _read_entry(
         if members is not None:
             expected += f", or the {len(members)} of the region"
         raise DataError(f"{annotation}:1: expected {expected}, got {len(points)}")
+    with np.errstate(over="ignore"):
+        keypoints = points.astype(np.float32)
+    if np.isinf(keypoints).any():
+        raise DataError(f"{annotation}:1: expected points in px, got one beyond any picture")
     labelled = points[~np.isnan(points).any(axis=1)]
     if not len(labelled) or (len(scheme) > 1 and np.ptp(labelled, axis=0).max() == 0):
         what = "all at one place" if len(labelled) else "none labelled"
@@ -335,7 +339,6 @@ def _read_entry(
         what = f"{len(matches)}: {', '.join(path.name for path in matches)}" if matches else "none"
         wanted = f"{stem}.<{'|'.join(sorted(suffix[1:] for suffix in _PICTURES))}>"
         raise DataError(f"{annotation}:1: expected one picture {wanted} in the same folder, got {what}")
-    keypoints = points.astype(np.float32)
     keypoints.setflags(write=False)  # shared by every part of the samples
     subset = annotation.parent.relative_to(root).as_posix()
     return Entry(_name(root, annotation), _name(root, matches[0]), PictureFile(matches[0]), subset, keypoints)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Element", "root_tag", "walk_xml"]
 
 _SNIFFED = 1 << 16
+_MAX_DEPTH = 32  # of elements in one that is wanted; the formats have three
 
 
 @dataclass(slots=True)
@@ -116,6 +117,8 @@ class _Walk:
         if not self.begun and tag != self.root:
             raise DataError(f"{where}: expected <{self.root}>, got <{tag}>")
         self.begun = True
+        if len(self.open) == _MAX_DEPTH:
+            raise DataError(f"{where}: expected at most {_MAX_DEPTH} elements in one another, got more")
         if self.open or tag in self.each:
             element = Element(tag, attributes, where)
             if self.open:

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import difflib
 import math
-import tomllib
+import os
 import types
 import typing
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from cascade_kp.config import (
     from_dict,
 )
 from cascade_kp.errors import ConfigError
+from cascade_kp.toml_values import parse_toml, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -364,17 +365,24 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
     Raises:
         ConfigError: no such recipe, not TOML, or a key that is unknown or of the wrong type.
     """
-    path, known = Path(name_or_path), available_recipes()
-    if str(name_or_path) in known:
-        text = _RECIPES.joinpath(*f"{name_or_path}.toml".split("/")).read_text("utf-8")
-    elif path.is_file():
-        text = path.read_text(encoding="utf-8")
-    else:
+    known = available_recipes()
+    embedded = str(name_or_path) in known
+    if not embedded and not os.path.isfile(name_or_path):  # noqa: PTH113 (a Path raises where a name is too long)
         raise ConfigError(f"recipe: expected one of {list(known)} or a TOML file, got {str(name_or_path)!r}")
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        if embedded:
+            values = parse_toml(_RECIPES.joinpath(*f"{name_or_path}.toml".split("/")).read_text("utf-8"))
+        else:
+            values = read_toml(Path(name_or_path))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from error
+    try:
+        return _recipe(values, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {name_or_path}: {error}") from error
+
+
+def _recipe(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> Recipe:
     model = values.get("model")
     if isinstance(model, dict) and any(f"{name}.".startswith("model.first.") for name, _ in overrides):
         model.setdefault("first", {})  # before what holds for every network is given to each
@@ -389,6 +397,8 @@ def _spread(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict) or not isinstance(regions, dict):
         return result  # refused later, with the right words
     found = model.get("regions", {})
+    if not isinstance(found, dict):
+        return result
     trained = [n for n, r in found.items() if not (isinstance(r, dict) and r.get("mirror"))]
     own = {key: value for key, value in shared.items() if key != _FOR_JUDGE}
     result["regions"] = {n: _merged(own, regions.get(n, {})) for n in [*trained, *(set(regions) - set(trained))]}
@@ -446,8 +456,8 @@ def override(kind: type[T], values: dict[str, Any], overrides: Sequence[tuple[st
 def _value(text: str) -> object:
     """A TOML value; a number as other programs write it (``.001``); or the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         try:
             return float(text)
         except ValueError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import annotation_case as case
 import numpy as np
@@ -154,3 +155,9 @@ def test_dlibs_own_example(shared_data):
     assert samples[0]["image"].shape == (375, 500, 3)
     with pytest.raises(DataError, match="without any labelled point"):
         read_dlib(shared_data / "dlib_xml" / "training.xml")
+
+
+def test_a_number_of_thousands_of_digits_is_no_keypoint(tmp_path):
+    text = re.sub(r"(<part name=.)\w+", rf"\g<1>{'9' * 5000}", case.dlib_text(), count=1)
+    with pytest.raises(DataError, match=r"xml:\d+: expected a keypoint of .* or a number from 0 to"):
+        read_dlib(put(tmp_path, text), case.SCHEME)

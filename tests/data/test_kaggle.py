@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import logging
+import struct
+import zipfile
 
 import annotation_case as case
 import numpy as np
@@ -258,3 +261,44 @@ def test_the_real_labels(shared_data, tmp_path):
     samples = read_kaggle(path, pictures=tmp_path / "pictures.npz")
     assert len(samples) == 7049
     np.testing.assert_array_equal(samples.keypoints, labels)
+
+
+def npz(header, content=b"", kind=zipfile.ZIP_DEFLATED):
+    """A file of the pictures' name with any header."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        member = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header.encode() + content
+        archive.writestr("face_images.npy", member)
+    return bytearray(file.getvalue())
+
+
+def header(shape, kind="|u1"):
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
+
+
+def patched(content, at, value):
+    """The same with a field of both zip headers changed."""
+    for name, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        struct.pack_into("<H", content, content.find(name) + at + shift, value)
+    return content
+
+
+ATTACKS = {
+    "terabytes": (npz(header("(96, 96, 99999999999)")), "at most 1,073,741,824"),
+    "a bomb": (npz(header("(150000, 96, 96)")), "at most 1,073,741,824"),
+    "no literal": (npz("(" * 9000), "npz"),
+    "deep": (npz("-" * 9000 + "1"), "npz"),
+    "objects": (npz(header("(3, 96, 96)", "|O")), "npz"),
+    "unknown packing": (patched(npz(header("(3, 96, 96)")), 8, 99), "compression"),
+    "locked": (patched(npz(header("(3, 96, 96)")), 6, 1), "encrypted"),
+    "damaged packing": (npz(header("(3, 96, 96)"), bytes(27648)).replace(b"\xed", b"\xff", 1), "npz"),
+}
+
+
+@pytest.mark.parametrize("what", ATTACKS)
+def test_hostile_npz(tmp_path, what):
+    content, reason = ATTACKS[what]
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.npz: expected .*{reason}"):
+        read_kaggle(put(tmp_path, "tip_x,tip_y\n1,1\n"), TIP, pictures=path)

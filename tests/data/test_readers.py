@@ -454,3 +454,10 @@ class TestRealData:
         samples = read_300w(shared_data / "photos")
         assert len(samples) == 191
         assert len(set(samples.paths)) == 60
+
+
+def test_a_point_beyond_any_number_is_refused(tmp_path):
+    write_sample(tmp_path, "a", np.zeros((8, 8, 3), np.uint8), [[1, 2], [3, 4]])
+    (tmp_path / "a.pts").write_text("1 1\n1e200 3\n")
+    with pytest.raises(DataError, match=r"a\.pts:1: expected points in px, got one beyond any picture"):
+        read_300w(tmp_path, scheme=Scheme("two", ("a", "b")))

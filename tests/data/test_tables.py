@@ -214,3 +214,11 @@ class TestWriting:
             write_csv(tmp_path / "a.csv", [face | {"path": "synthetic"}], case.SCHEME)
         with pytest.raises(InputError, match=r"got \(2, 2\)"):
             write_csv(tmp_path / "a.csv", [face | {"keypoints": case.POINTS[:2]}], case.SCHEME)
+
+
+@pytest.mark.timeout(20)
+def test_a_long_first_line_is_refused_at_once(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("# frame: " + "," * 200_000 + "x\nimage,tip_x,tip_y\n")
+    with pytest.raises(DataError, match=r"csv:1: expected '# frame: corner'"):
+        read_csv(path, case.SCHEME)

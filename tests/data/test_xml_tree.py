@@ -93,3 +93,8 @@ def test_the_root_is_told_from_the_beginning(tmp_path):
 def test_other_encodings(tmp_path):
     text = "<?xml version='1.0' encoding='ISO-8859-1'?><dataset><image file='é'/></dataset>".encode("latin-1")
     assert walk(tmp_path, text)[0].text("file") == "é"
+
+
+def test_elements_without_end_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"xml:1: expected at most 32 elements in one another"):
+        walk(tmp_path, "<dataset><image>" + "<a>" * 100_000)
