@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Scheme", "available_schemes", "convert", "derive_flip", "load_scheme", "sources"]
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
-# Region names become parts of tensor names ("regions.<region>.*"), where a dot would split them.
 _LONG = 80  # letters: what is longer is no misspelt name
+# Region names become parts of tensor names ("regions.<region>.*"), where a dot would split them.
 _REGION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -344,8 +344,10 @@ def load_scheme(name_or_path: str | Path) -> Scheme:
         path = Path(name_or_path)
         try:
             values = read_toml(path)
-        except (OSError, ValueError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise SchemeError(f"{path}: cannot read the scheme file: {error}") from error
+        except ValueError as error:
+            raise SchemeError(f"{path}: {error}") from error
         return _named_by(str(path), values)
     if name_or_path not in available_schemes():
         known = available_schemes()

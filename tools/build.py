@@ -78,18 +78,7 @@ def build(
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "build",
-                "--wheel",
-                "--sdist",
-                "--no-isolation",
-                "--quiet",
-                "--outdir",
-                folder,
-                str(copy),
-            ],
+            [*BUILD, "--outdir", folder, str(copy)],
             env={**os.environ, **(environment or {}), "SOURCE_DATE_EPOCH": str(epoch)},
             umask=0o022,
             check=True,
