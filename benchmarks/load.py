@@ -56,6 +56,7 @@ ONNX Runtime in float32 and the same cascade in float64 in torch.
 _SIDES = (96, 160, 240, 360, 512, 768, 1024)
 _MOST_GROWTH = 0.01
 _MOST_APART_PX = 1e-3
+_MOST_FROM_EXACT = 1e-4  # sides of the face
 
 
 def pictures() -> list[Picture]:
@@ -263,6 +264,7 @@ def broken(measured: dict[str, Any]) -> list[str]:
             ("two runs give the same bits", measured["runs_differ"]),
             ("threads get the same bits", threads["other_answers"]),
             ("batches agree", distances["batches_px"] > _MOST_APART_PX),
+            ("float32 is near float64", distances["float64_sides"] > _MOST_FROM_EXACT),
             ("threads: memory", threads["memory_growth"] >= _MOST_GROWTH),
             ("threads: open files", threads["files_growth"] > 0),
             ("stream: memory", stream["memory_growth"] >= _MOST_GROWTH),

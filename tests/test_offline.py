@@ -77,7 +77,10 @@ def everything_in(folder):
 
 
 def test_nothing_calls_home(tmp_path, astronaut_file):
-    """Nor does code below Python, where blocked sockets are not seen: ONNX Runtime has a telemetry of its own."""
+    """Nor does code below Python, where blocked sockets are not seen: ONNX Runtime has a telemetry of its own.
+
+    And nothing is kept from one run to the next, where another user could put something in its place.
+    """
     strace = shutil.which("strace")
     log = tmp_path / "calls"
     watched = [] if strace is None else [strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(log)]
@@ -86,7 +89,7 @@ def test_nothing_calls_home(tmp_path, astronaut_file):
     home = tmp_path / "home"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    environment["HOME"] = str(home)
+    environment |= {"HOME": str(home), "TMPDIR": str(home)}
     line = [*watched, sys.executable, "-c", MAIN_JOB, str(astronaut_file)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "1\n", done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.blocks.text import machine, note, paragraph, shown, table
+from benchmarks.blocks.text import machine, ms, note, paragraph, percent, shown, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,5 +49,56 @@ def _row(name: str, kinds: list[Result], *, timed: bool) -> list[str]:
     return [name, f"{answered + refused + otherwise:,}", f"{answered:,}", f"{refused:,}", f"{otherwise}", *worst]
 
 
-BLOCKS: dict[str, Callable[[Results], str]] = {"hostile": _hostile}
+def _faults(results: Results) -> str:
+    """What became of commands that were killed."""
+    result = results["faults"]
+    killed = [row for row in result["rows"] if "kills" in row]
+    pairs = [row for row in result["rows"] if "refused" in row]
+    rows = [
+        [row["job"], f"{row['kills']}", f"{row['finished']}", f"{row['undisturbed_s']:.0f} s", f"{row['wrong']}"]
+        for row in killed
+    ]
+    said = "; ".join(f"{row['job']}: {row['refused']} refused, {row['wrong']} results differ" for row in pairs)
+    text = f"""
+    `{shown(result["command"])}` printed this, on {machine(result)}{note(result, ";")}. *Ended before* are attempts that
+    were quicker than their moment, *wrong* files under a finished name that were not the undisturbed run's, after a
+    kill or at the end. Two commands at a time: {said}.
+    """
+    head = ["job", "killed", "ended before", "undisturbed", "wrong"]
+    return f"{paragraph(text)}\n\n{table(head, rows)}"
+
+
+def _load(results: Results) -> str:
+    """What a pipeline bears."""
+    result = results["load"]
+    threads, stream, apart = result["threads"], result["stream"], result["apart"]
+    rows = [
+        [
+            f"{threads['threads']} threads, one `Pipeline`, {threads['minutes']:.0f} minutes",
+            f"{threads['calls']:,} calls, {threads['other_answers']} answers other than one thread's",
+            f"p50 {ms(threads['p50_ms'])} ms, p99 {ms(threads['p99_ms'])} ms",
+        ],
+        ["`Pipeline.stream`", f"{stream['faces']:,} faces", f"{stream['faces_s']:.0f} faces a second"],
+        ["two processes", f"{result['runs_differ']} answers differ", ""],
+        [
+            f"batches of {', '.join(map(str, apart['batch_sizes']))}",
+            f"at most {apart['batches_px']:.4f} px apart",
+            f"{apart['faces']} faces",
+        ],
+        [
+            "float32 against float64",
+            f"at most {apart['float64_px']:.4f} px apart",
+            f"{apart['float64_sides']:.6f} of the face's longer side",
+        ],
+    ]
+    text = f"""
+    `{shown(result["command"])}` printed this, on {machine(result)}{note(result, ";")}. After the warm-up, memory grew
+    by {percent(threads["memory_growth"], 2, "+")} % under the threads and by
+    {percent(stream["memory_growth"], 2, "+")} % in the stream (to {stream["resident_mib"]:.0f} MiB), the number of open
+    files by {percent(threads["files_growth"])} % and {percent(stream["files_growth"])} %.
+    """
+    return f"{paragraph(text)}\n\n{table(['what', 'result', ''], rows)}"
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {"hostile": _hostile, "faults": _faults, "load": _load}
 """By the name that a Markdown file asks for."""
