@@ -102,6 +102,7 @@ def _written(folder: Path, model: str, file: str) -> dict[str, Any]:
         "scheme": plain_scheme(info.scheme),
         "whole_picture": info.config.whole_picture,
         "max_doubt": info.config.max_doubt,
+        "within_face": info.config.within_face,
     }
 
 

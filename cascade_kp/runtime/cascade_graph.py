@@ -16,7 +16,7 @@ import torch
 from cascade_kp.models.cascade import ABSURD, SURE, TIE, TURNS, VIEWS, Cascade
 from cascade_kp.runtime import crop_graph
 from cascade_kp.runtime.crop_graph import Crop, Frames
-from cascade_kp.runtime.graph import Graph
+from cascade_kp.runtime.graph import Graph, Value
 from cascade_kp.runtime.network_graph import Said, network
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from cascade_kp.config import RegionConfig
     from cascade_kp.models.heads import KeypointNet
-    from cascade_kp.runtime.graph import Value
 
 __all__ = ["cascade_graph"]
 
@@ -39,27 +38,38 @@ def cascade_graph(
     Args:
         cascade: in evaluation mode, its batch norms folded away.
         texts: what each input and output is, for whoever reads the file.
-        stage_one: also answer what stage one said.
+        stage_one: also take the faces' rolls, and answer what stage one said.
 
     Returns:
         A model with inputs ``image`` (H, W, 3) uint8 RGB and ``boxes`` (N, 4) float32 xyxy px, and outputs
         ``keypoints`` (N, K, 2) and ``sigma`` (N, K) float32 px, image frame; NaN for a box that
-        ``geometry.check_boxes`` refuses. With ``stage_one`` also ``coarse`` (N, K, 2) and ``coarse_sigma`` (N, K), the
-        same as stage one says them, and ``score`` (N,), the probability of a face.
+        ``geometry.check_boxes`` refuses. With ``stage_one`` a third input is ``angles`` (N,) radians, roll of each face
+        as far as it is known, and outputs are also ``coarse`` (N, K, 2) and ``coarse_sigma`` (N, K), the same as stage
+        one says them, ``score`` (N,), the probability of a face, and what the runtimes' ``judge`` goes by, of one look
+        at each box as it was given: ``judge_score`` (N,), and ``judge_points`` (N, K, 2) and ``judge_sigma`` (N, K) in
+        units of that look's crop.
     """
     graph, count = Graph(), len(cascade.scheme)
     image, boxes = graph.input("image", np.uint8), graph.input("boxes", np.float32)
+    inputs: dict[str, tuple[type, list[int | str]]] = {
+        "image": (np.uint8, ["height", "width", 3]),
+        "boxes": (np.float32, ["faces", 4]),
+    }
     sides: dict[str, list[int | str]] = {"keypoints": [count, 2], "sigma": [count]}
+    angles = None
     if stage_one:
+        angles, inputs["angles"] = graph.input("angles", np.float32), (np.float32, ["faces"])
         sides |= {"coarse": [count, 2], "coarse_sigma": [count], "score": []}
-    outputs = graph.loop(
-        graph.size(boxes, 0),
-        lambda turn, _: _face(graph, cascade, image, boxes.take(turn, 0))[: len(sides)],
-        shapes=list(sides.values()),
-    )
+        sides |= {"judge_score": [], "judge_points": [count, 2], "judge_sigma": [count]}
+
+    def face(turn: Value, _: object) -> list[Value]:
+        angle = None if angles is None else angles.take(turn, 0)
+        return _face(graph, cascade, image, boxes.take(turn, 0), angle)[: len(sides)]
+
+    outputs = graph.loop(graph.size(boxes, 0), face, shapes=list(sides.values()))
     return graph.model(
         "cascade_kp",
-        {"image": (np.uint8, ["height", "width", 3]), "boxes": (np.float32, ["faces", 4])},
+        inputs,
         {name: (value, ["faces", *sides[name]]) for name, value in zip(sides, outputs, strict=True)},
         texts,
     )
@@ -72,37 +82,48 @@ class _Answer(NamedTuple):
     said: Said
 
 
-def _face(graph: Graph, cascade: Cascade, image: Value, box: Value) -> list[Value]:
-    """Of the face in a (4,) box (K, 2) keypoints and (K,) sigma, the same of stage one, and the score."""
+def _face(graph: Graph, cascade: Cascade, image: Value, box: Value, angle: Value | None) -> list[Value]:
+    """Of the face in a (4,) box (K, 2) keypoints and (K,) sigma, the same of stage one, and the score.
+
+    With an angle also what one look at the box says, as ``cascade_graph`` orders it.
+    """
     config = cascade.config
     usable = crop_graph.usable(graph, image, box)
     # Any box in place of one that cannot be used, so that nothing stops; its points are thrown away.
     box = usable.where(box, graph.constant(np.array([0, 0, 1, 1], np.float32)))
     crop = crop_graph.working_crop(graph, image, box, config.working_face_px, config.working_context)
     inside = (box.reshape(2, 2) - crop.shift) / crop.scale
-    *said, score = _Writer(graph, cascade, crop).write(inside.reshape(4))
+    turned = None if angle is None else crop_graph.rotation(graph, angle)
+    said, rest = _Writer(graph, cascade, crop, turned).write(inside.reshape(4))
     scale = crop.scale
     length = (scale.take(0, 0) * scale.take(1, 0)).apply("Sqrt")
     found = [value * length if i % 2 else value * scale + crop.shift for i, value in enumerate(said)]
-    return [usable.where(value, math.nan) for value in (*found, score)]
+    return [usable.where(value, math.nan) for value in (*found, *rest)]
 
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes what a cascade does with one face, in px of its working crop."""
+    """Writes what a cascade does with one face, in px of its working crop.
+
+    Attributes:
+        turned: (1, 2, 2) rotation by the face's roll, if that is told.
+    """
 
     graph: Graph
     cascade: Cascade
     crop: Crop
+    turned: Value | None
 
-    def write(self, box: Value) -> list[Value]:
+    def write(self, box: Value) -> tuple[list[Value], list[Value]]:
         """As ``Cascade.forward``, of a face in a (4,) box.
 
         Returns:
-            Points (K, 2) and calibrated sigma (K,), the same of stage one, and the score, a scalar.
+            Points (K, 2) and calibrated sigma (K,), and the same of stage one. And what has no place: the score, a
+            scalar; where the roll is told, also what ``judge`` goes by.
         """
         config, size = self.cascade.config, self.cascade.config.coarse.input_px
-        (frames, said), face = self._stage_one(box)
+        first = self._first(box)
+        (frames, said), face = self._stage_one(box, first)
         points = said.points.reshape(-1, 2) * size
         side = frames.linear.take(0, 2).norm(1) * size
         coarse = crop_graph.apply(frames, points).reshape(-1, 2)
@@ -114,15 +135,37 @@ class _Writer:
         if config.label_offset:
             offset = frames.linear.take(0, 2) * (size * config.label_offset)
             keypoints, coarse = keypoints + offset, coarse + offset
-        return [keypoints, sigma, coarse, coarse_sigma, face.apply("Sigmoid").reshape()]
+        judged = [] if self.turned is None else self._judged(first)
+        return [keypoints, sigma, coarse, coarse_sigma], [face.apply("Sigmoid").reshape(), *judged]
 
     # ------------------------------------------------------------------------------------------ stage one
 
-    def _stage_one(self, box: Value) -> tuple[_Answer, Value]:
+    def _first(self, box: Value) -> _Answer:
+        """The first pass at the box as it was given."""
+        one = self.cascade.coarse
+        net, _ = one.judge
+        frames = self._turns(box, [0.0], net.config.input_px)
+        return _Answer(frames, self._look(net, frames, last=one.passes == 1))
+
+    def _turns(self, box: Value, angles: Sequence[float], size: int) -> Frames:
+        """Crops of the box at some angles from the face's roll."""
+        return crop_graph.face_frames(self.graph, box, angles, self.cascade.coarse.margin, size, self.turned)
+
+    def _judged(self, first: _Answer) -> list[Value]:
+        """As ``TorchRuntime.judge``: the score of a single look, its (K, 2) points and (K,) calibrated sigma."""
+        one = self.cascade.coarse
+        net, scale = one.judge
+        said = first.said
+        if one.passes == 1 and (one.views > 1 or one.both_ways):
+            said = self._look(net, first.frames, last=False)
+        sigma = said.log_sigma.apply("Exp").reshape(-1) * self.graph.constant(scale)
+        return [said.face.apply("Sigmoid").reshape(), said.points.reshape(-1, 2), sigma]
+
+    def _stage_one(self, box: Value, first: _Answer) -> tuple[_Answer, Value]:
         """As ``StageOne.forward``; the face logit is that of the first pass."""
         one = self.cascade.coarse
-        net = one.net if one.first is None else one.first
-        answer = self._sought(box, net)
+        net, _ = one.judge
+        answer = self._sought(box, net, first)
         face = answer.said.face
         for left in range(one.passes - 1, 0, -1):
             said_by, net = net, net if left > 1 else one.net
@@ -138,18 +181,16 @@ class _Writer:
         seen = crop_graph.sample(self.graph, self.crop, several, views, size)
         return _asked(self.graph, net, seen, views, one.flip if last and one.both_ways else None)
 
-    def _sought(self, box: Value, net: KeypointNet) -> _Answer:
+    def _sought(self, box: Value, net: KeypointNet, answer: _Answer) -> _Answer:
         """The first pass: about the box or, where that is taken for no face, about the turn that is liked best."""
         one, size, graph = self.cascade.coarse, net.config.input_px, self.graph
         last = one.passes == 1
-        frames = crop_graph.face_frames(graph, box, [0.0], one.margin, size)
-        answer = _Answer(frames, self._look(net, frames, last=last))
         if net.config.design is not None:  # a design likes no turn better than another
             return answer
 
         def turned() -> list[Value]:
             angles = [turn * (2 * math.pi / TURNS) for turn in range(1, TURNS)]
-            others = crop_graph.face_frames(graph, box, angles, one.margin, size)
+            others = self._turns(box, angles, size)
             said = network(graph, net, crop_graph.sample(graph, self.crop, others, len(angles), size))
             pairs = zip(_flat(answer), _flat(_Answer(others, said)), strict=True)
             every = [graph.concat(*pair, axis=0) for pair in pairs]

@@ -27,6 +27,7 @@ __all__ = [
     "Frames",
     "apply",
     "face_frames",
+    "rotation",
     "sample",
     "upright_frames",
     "usable",
@@ -86,13 +87,21 @@ def apply(frames: Frames, points: Value) -> Value:
     return points @ frames.linear.transpose(0, 2, 1) + frames.shift.unsqueeze(1)
 
 
-def face_frames(graph: Graph, box: Value, angles: Sequence[float], margin: float, size: int) -> Frames:
-    """As ``geometry.face_frames``, of one (4,) box at R angles."""
+def rotation(graph: Graph, angle: Value) -> Value:
+    """(1, 2, 2) that turns by a scalar angle, radians."""
+    cos, sin = (angle.reshape(1).apply(name) for name in ("Cos", "Sin"))
+    return graph.concat(cos, sin * -1.0, sin, cos, axis=0).reshape(1, 2, 2)
+
+
+def face_frames(
+    graph: Graph, box: Value, angles: Sequence[float], margin: float, size: int, turned: Value | None = None
+) -> Frames:
+    """As ``geometry.face_frames``, of one (4,) box at R angles, all of them ``turned`` by a :func:`rotation`."""
     low, high = box.part(0, 2, 0), box.part(2, 4, 0)
     turn = torch.tensor(angles, dtype=torch.float32)
     cos, sin = torch.cos(turn), torch.sin(turn)
-    rotation = torch.stack([cos, -sin, sin, cos], dim=-1).view(-1, 2, 2)
-    linear = graph.constant(rotation) * ((high - low).max(0) * margin / size)
+    each = graph.constant(torch.stack([cos, -sin, sin, cos], dim=-1).view(-1, 2, 2))
+    linear = (each if turned is None else each @ turned) * ((high - low).max(0) * margin / size)
     return Frames(linear, (low + high) * 0.5 - linear.sum(2) * (size / 2))
 
 

@@ -50,7 +50,8 @@ def export_onnx(
         model: an embedded model's name, or the path of a model file.
         out: the file, whose name ends in ``.onnx``; one that is there is replaced.
         stages: a folder for one more file a network, made if it is not there; None writes none of these.
-        stage_one: the file also answers what stage one said: ``coarse``, ``coarse_sigma`` and ``score``.
+        stage_one: the file also takes the faces' rolls, ``angles``, and answers what stage one said: ``coarse``,
+            ``coarse_sigma`` and ``score``, and ``judge_score``, ``judge_points`` and ``judge_sigma``.
 
     Returns:
         The files that were written: ``out``, then ``first.onnx``, ``coarse.onnx``, ``boxes.onnx`` and
@@ -140,6 +141,10 @@ def _whole(cascade: Cascade, info: ModelInfo, *, stage_one: bool) -> onnx.ModelP
             "coarse": "keypoints as stage one says them",
             "coarse_sigma": "sigma as stage one says it",
             "score": "probability that the box holds a face",
+            "angles": "radians, clockwise on the screen: how far the face is rolled, 0 where that is not known",
+            "judge_score": "score of a single look at the box, at that roll",
+            "judge_points": "points of that look, in units of its crop",
+            "judge_sigma": "their sigma, in units of its crop",
         },
         stage_one=stage_one,
     )

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import skimage.data
 from browser_case import Opened, launched
 from PIL import Image
 
@@ -112,6 +114,40 @@ def test_a_browser_alone_says_what_the_library_says(browser, site, tmp_path):
         assert "the cascade" in shown.page.inner_text("#timing")
         assert shown.errors == []
         assert [one for one in shown.requests if not one.startswith(url)] == []
+        shown.page.close()
+
+
+def crowd():
+    """The astronaut four times, twice turned, on coins, whose heads the detector takes for faces."""
+    face, canvas = skimage.data.astronaut(), cv2.resize(skimage.data.coins(), (1280, 960))
+    canvas = np.repeat(canvas[:, :, None], 3, axis=2)
+    for x, y, zoom, roll in [(220, 230, 0.8, 0), (840, 220, 0.9, 50), (300, 700, 0.7, -35), (960, 720, 0.8, -15)]:
+        matrix = cv2.getRotationMatrix2D((226, 133), -roll, zoom)
+        matrix[:, 2] += [x - 226, y - 133]
+        mask = cv2.ellipse(np.zeros(face.shape[:2], np.uint8), (226, 133), (90, 110), 0, 0, 360, 255, -1)
+        shown, where = (cv2.warpAffine(one, matrix, (1280, 960)) for one in (face, mask))
+        canvas[where > 127] = shown[where > 127]
+    return canvas
+
+
+def test_a_browser_alone_finds_the_faces_that_the_library_finds(browser, site, tmp_path):
+    picture = tmp_path / "crowd.png"
+    Image.fromarray(crowd()).save(picture)
+    with hosted(site) as url:
+        shown = opened(browser, url)
+        for model in (MODEL, "kaggle15"):
+            shown.page.select_option("#model", model)
+            shown.page.set_input_files("#file", picture)
+            settle(shown)
+            pipe = Pipeline(model, threads=1)
+            expected, candidates = pipe(picture), pipe._begun(picture, None).found
+            assert len(candidates) > len(expected) >= 3  # most of them are for the cascade to refuse
+            assert np.abs(candidates.rolls).max() > 0.5
+            said = faces(shown)
+            assert len(said) == len(expected)
+            for one, face in zip(said, expected, strict=True):
+                close_enough(one, face)
+        assert shown.errors == []
         shown.page.close()
 
 

@@ -89,9 +89,9 @@ def session(path):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def apart(graph, pipe, image, boxes, *names):
+def apart(graph, pipe, image, boxes):
     """Largest distance of a point from the pipeline's, and of a sigma, over the longer side of the box."""
-    keypoints, sigma = graph.run(list(names) or None, {"image": image, "boxes": boxes})
+    keypoints, sigma = graph.run(None, {"image": image, "boxes": boxes})
     faces = pipe(image, boxes=boxes)
     wanted = np.stack([face.keypoints for face in faces])
     assert keypoints.dtype == sigma.dtype == np.float32
@@ -129,14 +129,31 @@ def test_a_graph_that_is_asked_for_it_says_what_stage_one_said(tmp_path, name, s
     model = made(tmp_path / "made.safetensors", CONFIGS[name], sure=sure)
     (path,) = export_onnx(model, tmp_path / "made.onnx", stage_one=True)
     graph, image = session(path), picture(600, 720)
-    assert [one.name for one in graph.get_outputs()] == ["keypoints", "sigma", "coarse", "coarse_sigma", "score"]
-    far, sigma = apart(graph, Pipeline(model, backend="torch"), image, BOXES, "keypoints", "sigma")
-    assert max(far, sigma) < 0.0005
-    pipe = Pipeline(model, backend="torch", stage="coarse")
-    far, sigma = apart(graph, pipe, image, BOXES, "coarse", "coarse_sigma")
-    assert max(far, sigma) < 0.0005
-    (score,) = graph.run(["score"], {"image": image, "boxes": BOXES})
-    np.testing.assert_allclose(score, [face.score for face in pipe(image, boxes=BOXES)], atol=1e-4)
+    assert [one.name for one in graph.get_outputs()] == [
+        *("keypoints", "sigma", "coarse", "coarse_sigma", "score"),
+        *("judge_score", "judge_points", "judge_sigma"),
+    ]
+    pipe = Pipeline(model, backend="torch")
+    found = pipe.find(image, BOXES)
+    for angles in (np.zeros(len(BOXES), np.float32), np.linspace(-2, 3, len(BOXES), dtype=np.float32)):
+        said = dict(zip([one.name for one in graph.get_outputs()], graph.run(None, feed(image, angles)), strict=True))
+        wanted = pipe.refine([replace(found, rolls=angles)])[0]
+        side = (BOXES[:, 2:] - BOXES[:, :2]).max(axis=1)
+        for key in ("keypoints", "sigma", "coarse"):
+            far = np.abs(said[key] - getattr(wanted, key)).reshape(len(BOXES), -1).max(axis=1) / side
+            assert far.max() < 0.0005, key
+        np.testing.assert_allclose(said["score"], wanted.score, atol=1e-4)
+        score, doubt = pipe._runtime.judge(found.crops, BOXES, angles)
+        np.testing.assert_allclose(said["judge_score"], score, atol=1e-4)
+        area = np.prod(np.ptp(said["judge_points"], axis=1), axis=1)
+        middle = np.sort(said["judge_sigma"], axis=1)[:, (said["judge_sigma"].shape[1] - 1) // 2]
+        np.testing.assert_allclose(middle / np.sqrt(area), doubt, rtol=2e-3)
+    coarse = pipe.refine([found], stage="coarse")[0]
+    np.testing.assert_allclose(graph.run(["coarse_sigma"], feed(image))[0], coarse.sigma, atol=0.0005 * side.min())
+
+
+def feed(image, angles=None):
+    return {"image": image, "boxes": BOXES, "angles": np.zeros(len(BOXES), np.float32) if angles is None else angles}
 
 
 def test_the_settings_above_matter(tmp_path):

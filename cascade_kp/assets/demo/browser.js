@@ -36,7 +36,7 @@ export async function connect(config) {
     });
     signal?.throwIfAborted();
     const coarse = options.stage === "coarse";
-    const faces = answer.faces.map(({ coarse_sigma: sigma, ...face }) =>
+    const faces = answer.faces.map(({ coarse_sigma: sigma, judge, ...face }) =>
       coarse ? { ...face, keypoints: face.coarse, sigma, box: face.coarse_box } : face,
     );
     const inside = answer.timing.reduce((sum, row) => sum + row[1], 0);

@@ -9,8 +9,10 @@ const SIDE = 4; // a face of so many cells is told as 0
 const FURTHEST = 4;
 const NUMBERS = 7; // a cell's: score, middle, sides, cosine and sine of the roll
 const AGREE = 0.45;
-const SAME_FACE = 0.4;
+const SAME_FACE = 0.4; // answers that overlap more are of one face,
+const SAME_BOX = 0.35; // and so are the detector's boxes
 const LEAST_SCORE = 0.5; // of stage one's, as Pipeline's min_score
+const UPRIGHT = Math.PI / 6; // rolls below it count as none
 
 export function tightBox(points) {
   const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
@@ -24,17 +26,12 @@ function overlap(a, b) {
   return both / (area(a) + area(b) - both || 1);
 }
 
-/* Find the faces of a picture.
+/* Where the detector sees faces: {box, roll}, left, top, right, bottom in px and radians; the largest first.
 
    image: {pixels, width, height}, RGB bytes. detect: runs the detector's network, from (3, height, width) floats to its
-   numbers of all cells. ask: takes boxes (rows of left, top, right, bottom px) and gives the cascade's face for each.
-   model: with max_doubt; least: the detector's own least score; near: the boxes of the frame before where there was one.
-   Gives boxes, the largest first. */
-export async function findFaces(image, detect, ask, { model, least, near }) {
-  if (near?.length) {
-    const still = (await ask(near.filter((box) => usable(box, image)))).filter((face) => isFace(face, model));
-    if (still.length) return apart(still).map((face) => face.box);
-  }
+   numbers of all cells. least: the detector's own least score. within: where the model's points lie in a face's box, if
+   they are not all of a face. */
+export async function findBoxes(image, detect, { least, within }) {
   const picture = shrunk(image, Math.min(1, LONGEST / Math.max(image.width, image.height)));
   const looks = [picture];
   if (Math.max(picture.width, picture.height) > SECOND_FROM) looks.push(shrunk(picture, 1 / SECOND));
@@ -43,11 +40,46 @@ export async function findFaces(image, detect, ask, { model, least, near }) {
     const { values, height, width } = padded(look);
     read(await detect(values, height, width), height, width, least, [image.width / look.width, image.height / look.height], cells);
   }
-  const boxes = joined(cells).filter((box) => usable(box, image));
-  const faces = boxes.length ? await ask(boxes) : [];
-  // The boxes that were found, and not those of the answers: what the library runs on.
-  const sure = faces.map((face, i) => ({ ...face, found: boxes[i] })).filter((face) => isFace(face, model));
-  return apart(sure).map((face) => face.found);
+  return apart(joined(cells), SAME_BOX).map(({ box, roll }) => ({
+    box: within ? part(box, roll, within) : box,
+    roll: Math.abs(roll) < UPRIGHT ? 0 : roll, // stage one, which sees more of the face, knows better
+  }));
+}
+
+// Of the cascade's answers about what the detector saw, those about faces: as Pipeline does, by one look and by all.
+export function confirmed(answers, model) {
+  const sure = answers.filter(({ judge: { score, points, sigma } }) => {
+    const doubt = ordered(sigma)[(sigma.length - 1) >> 1] / rootArea(tightBox(points));
+    return score >= LEAST_SCORE && (model.max_doubt === null || doubt <= model.max_doubt);
+  });
+  return distinct(sure, model);
+}
+
+// Of the cascade's answers about faces of the frame before, those about faces that are still there.
+export function followed(answers, model) {
+  return distinct(answers.filter((face) => face.score >= LEAST_SCORE), model);
+}
+
+// As Pipeline.keep: sure of where the points are, and one of each face; the largest first.
+function distinct(faces, model) {
+  const median = (values) => (values[(values.length - 1) >> 1] + values[values.length >> 1]) / 2;
+  const sure = faces.filter(
+    ({ sigma, box }) => model.max_doubt === null || median(ordered(sigma)) / rootArea(box) <= model.max_doubt,
+  );
+  return apart(sure, SAME_FACE);
+}
+
+const ordered = (values) => [...values].sort((a, b) => a - b);
+const rootArea = (box) => Math.max(Math.sqrt(area(box)), 1e-6);
+
+// The box of what lies at such a place of a face that is rolled, in roots of its box's area from its middle.
+function part([x0, y0, x1, y1], roll, [left, top, right, bottom]) {
+  const side = Math.sqrt((x1 - x0) * (y1 - y0));
+  const [cos, sin] = [Math.cos(roll), Math.sin(roll)];
+  const [x, y, halfW, halfH] = [left + right, top + bottom, right - left, bottom - top].map((sum) => (side * sum) / 2);
+  const [middleX, middleY] = [(x0 + x1) / 2 + x * cos - y * sin, (y0 + y1) / 2 + x * sin + y * cos];
+  const [w, h] = [Math.hypot(halfW * cos, halfH * sin), Math.hypot(halfH * cos, halfW * sin)];
+  return [middleX - w, middleY - h, middleX + w, middleY + h];
 }
 
 // The picture reduced, each pixel the mean of what it covers, as OpenCV's INTER_AREA.
@@ -68,7 +100,8 @@ function shrunk(image, scale) {
       }
     }
   }
-  const pixels = new Uint8ClampedArray(height * width * 3); // rounds as it stores
+  const pixels = new Uint8ClampedArray(height * width * 3); // rounds as it stores, halves to the even number
+  const upwards = image.width === 2 * width && image.height === 2 * height; // OpenCV rounds halves up only here
   const line = new Float32Array(width * 3);
   for (let y = 0; y < height; y++) {
     line.fill(0);
@@ -76,7 +109,7 @@ function shrunk(image, scale) {
       const from = 3 * width * (down[y].first + i);
       for (let x = 0; x < line.length; x++) line[x] += weight * rows[from + x];
     });
-    pixels.set(line, 3 * width * y);
+    pixels.set(upwards ? line.map((value) => Math.floor(value + 0.5)) : line, 3 * width * y);
   }
   return { pixels, width, height };
 }
@@ -114,7 +147,8 @@ function padded({ pixels, width: w, height: h }) {
   return { values, height, width };
 }
 
-// What the numbers say: onto cells are put {box, score} of all that see a face, in px of the picture.
+// What the numbers say: onto cells are put {box, score, heading} of all that see a face, in px of the picture; a heading
+// is the cosine and the sine of the roll.
 function read(numbers, height, width, least, [zoomX, zoomY], cells) {
   let at = 0;
   for (const stride of STRIDES) {
@@ -127,7 +161,8 @@ function read(numbers, height, width, least, [zoomX, zoomY], cells) {
           (value) => 0.5 * SIDE * stride * Math.exp(Math.max(-FURTHEST, Math.min(FURTHEST, value))),
         );
         const box = [middleX - halfW, middleY - halfH, middleX + halfW, middleY + halfH];
-        cells.push({ score, box: box.map((value, i) => value * (i % 2 ? zoomY : zoomX)) });
+        const heading = [numbers[at + 5], numbers[at + 6]];
+        cells.push({ score, heading, box: box.map((value, i) => value * (i % 2 ? zoomY : zoomX)) });
       }
     }
   }
@@ -136,33 +171,24 @@ function read(numbers, height, width, least, [zoomX, zoomY], cells) {
 // Cells that tell of one face, averaged by the squares of their scores.
 function joined(cells) {
   const left = [...cells].sort((a, b) => b.score - a.score);
-  const boxes = [];
+  const found = [];
   while (left.length) {
     const [best] = left;
     const members = left.filter((cell) => cell === best || overlap(cell.box, best.box) >= AGREE);
-    const total = members.reduce((sum, cell) => sum + cell.score ** 2, 0);
-    boxes.push(best.box.map((_, i) => members.reduce((sum, cell) => sum + cell.score ** 2 * cell.box[i], 0) / total));
+    const sum = (value) => members.reduce((total, cell) => total + cell.score ** 2 * value(cell), 0);
+    const total = sum(() => 1);
+    const box = best.box.map((_, i) => sum((cell) => cell.box[i]) / total);
+    found.push({ box, roll: Math.atan2(sum((cell) => cell.heading[1]), sum((cell) => cell.heading[0])), score: best.score });
     left.splice(0, left.length, ...left.filter((cell) => !members.includes(cell)));
   }
-  return boxes;
-}
-
-function usable([x0, y0, x1, y1], { width, height }) {
-  return x1 - x0 > 2 && y1 - y0 > 2 && x0 < width && y0 < height && x1 > 0 && y1 > 0;
-}
-
-// As Pipeline.keep: sure that it is a face, and sure enough of where its points are.
-function isFace(face, model) {
-  const sigmas = [...face.sigma].sort((a, b) => a - b);
-  const doubt = sigmas[sigmas.length >> 1] / Math.sqrt(Math.max(area(face.box), 1e-6));
-  return face.score >= LEAST_SCORE && (model.max_doubt === null || doubt <= model.max_doubt);
+  return found;
 }
 
 // One of each face, the likeliest; the largest first.
-function apart(faces) {
+function apart(faces, most) {
   const kept = [];
   for (const face of [...faces].sort((a, b) => b.score - a.score)) {
-    if (kept.every((other) => overlap(other.box, face.box) < SAME_FACE)) kept.push(face);
+    if (kept.every((other) => overlap(other.box, face.box) <= most)) kept.push(face);
   }
   return kept.sort((a, b) => area(b.box) - area(a.box));
 }

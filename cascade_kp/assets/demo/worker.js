@@ -1,5 +1,5 @@
 // Runs a model's ONNX file; a worker, so that the page stays awake meanwhile. See browser.js.
-import { findFaces, tightBox } from "./find.js";
+import { confirmed, findBoxes, followed, tightBox } from "./find.js";
 
 let runtime = null;
 let loaded = { file: null, session: null };
@@ -93,30 +93,52 @@ async function answer({ bitmap, model, detector: given, boxes, near, runtime: fo
   const ort = await ortAt(folder, root);
   const image = new ort.Tensor("uint8", pixels, [height, width, 3]);
 
-  // The faces in some boxes, one for each.
-  async function ask(rows) {
+  // What the cascade says of some boxes, of faces with such rolls in radians: one answer for each.
+  async function ask(rows, rolls = rows.map(() => 0)) {
+    if (!rows.length) return [];
     const given = new ort.Tensor("float32", Float32Array.from(rows.flat()), [rows.length, 4]);
-    const said = await session.run({ image, boxes: given });
+    const angles = new ort.Tensor("float32", Float32Array.from(rolls), [rows.length]);
+    const said = await session.run({ image, boxes: given, angles });
     const count = model.scheme.keypoints.length;
     return rows.map((_, i) => {
-      const [keypoints, coarse] = [said.keypoints, said.coarse].map((one) => pairs(one.data, 2 * count * i, count));
-      const [sigma, coarseSigma] = [said.sigma, said.coarse_sigma].map((one) =>
-        Array.from(one.data.subarray(count * i, count * (i + 1))),
-      );
-      const [box, coarseBox] = [keypoints, coarse].map(tightBox);
-      return { keypoints, sigma, coarse, coarse_sigma: coarseSigma, score: said.score.data[i], box, coarse_box: coarseBox };
+      const points = (one) => pairs(one.data, 2 * count * i, count);
+      const numbers = (one) => Array.from(one.data.subarray(count * i, count * (i + 1)));
+      const [keypoints, coarse] = [said.keypoints, said.coarse].map(points);
+      const judge = {
+        score: said.judge_score.data[i],
+        points: points(said.judge_points),
+        sigma: numbers(said.judge_sigma),
+      };
+      return {
+        keypoints,
+        coarse,
+        judge,
+        sigma: numbers(said.sigma),
+        coarse_sigma: numbers(said.coarse_sigma),
+        score: said.score.data[i],
+        box: tightBox(keypoints),
+        coarse_box: tightBox(coarse),
+      };
     });
   }
 
-  say("looking");
-  let rows = boxes;
-  if (model.whole_picture) rows = [[0, 0, width, height]];
-  if (!rows) {
+  // The faces that the detector sees or, in a film, those of the frame before while there is one.
+  async function seen() {
+    if (near?.length) {
+      const faces = followed(await timed("the cascade", () => ask(near)), model);
+      if (faces.length) return faces;
+    }
     const detect = await detectorOf(given, folder, root, say);
-    const options = { model, near, least: given.min_score };
-    rows = await timed("finding the faces", () => findFaces({ pixels, width, height }, detect, ask, options));
+    const options = { least: given.min_score, within: model.within_face };
+    const found = await timed("finding the faces", () => findBoxes({ pixels, width, height }, detect, options));
+    const [places, rolls] = ["box", "roll"].map((key) => found.map((one) => one[key]));
+    return confirmed(await timed("the cascade", () => ask(places, rolls)), model);
   }
-  const faces = rows.length ? await timed("the cascade", () => ask(rows)) : [];
+
+  say("looking");
+  const rows = model.whole_picture ? [[0, 0, width, height]] : boxes;
+  if (!rows) return { width, height, faces: await seen(), timing };
+  const faces = await timed("the cascade", () => ask(rows));
   const broken = faces.findIndex((face) => !face.keypoints.flat().every(Number.isFinite));
   if (broken >= 0) {
     throw new Error(`boxes: expected one with an area that overlaps the picture, got ${rows[broken].join(", ")}`);
