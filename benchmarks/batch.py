@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 
 _PROTOCOL = """
 Drawn faces, 112 x 112 px JPEG, each taken as one face, nothing detected. killed: workers by SIGKILL every so many
-shards and the whole command twice, then given again; lost: pictures in neither table; doubled: in both or twice;
-apart_px: the largest difference of a point from the undisturbed run. Rates: wall clock from the first shard finished
-to the last, of one run each, without the start; start_s is the time to the first finished shard. Memory is a worker's
-peak, in one process, of resident pages. bytes: a face's rows in all tables, compressed. memory: bytes that Python and
-NumPy ask for, by tracemalloc: the peak of listing the pictures, a file; a face's row as a worker holds it; and the same
-in the table that is made of the rows of a shard.
+shards, each at a random moment of its next shard, and the whole command twice, then given again; lost: pictures in
+neither table; doubled: in both or twice; apart_px: the largest difference of a point from the undisturbed run. Rates:
+wall clock from the first shard finished to the last, of one run each, without the start; start_s is the time to the
+first finished shard. Memory is a worker's peak, in one process, of resident pages. bytes: a face's rows in all tables,
+compressed. memory: bytes that Python and NumPy ask for, by tracemalloc: the peak of listing the pictures, a file; a
+face's row as a worker holds it; and the same in the table that is made of the rows of a shard.
 """
 _BAD = 20
 _DRIVER_KILLS = 2
@@ -82,6 +83,7 @@ def killed(args: argparse.Namespace, out: Path, shards: int) -> dict[str, Any]:
     """A run that is disturbed all the time."""
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
+    moments = random.Random(0)  # noqa: S311 (moments, no secrets)
     workers = drivers = commands = 0
     seen = 0
     while True:
@@ -93,6 +95,7 @@ def killed(args: argparse.Namespace, out: Path, shards: int) -> dict[str, Any]:
             if len(done) < seen + args.kill_every or len(done) >= shards:
                 continue
             seen = len(done)
+            time.sleep(moments.uniform(0, done[-1]["seconds"]))  # in the middle of its next shard
             if drivers < _DRIVER_KILLS and seen >= shards * (drivers + 1) // (_DRIVER_KILLS + 1):
                 process.kill()
                 drivers += 1

@@ -40,10 +40,12 @@ if TYPE_CHECKING:
 
 _PROTOCOL = """
 One thread, made faces. kills: processes that were still running when SIGKILL came, at a moment drawn evenly over the
-time of the undisturbed run. finished: attempts that ended before. wrong: finished names that held something else than
-the undisturbed run's file, after a kill or at the end; expected are none. Compared are SHA-256 of files, and for batch
-the rows of the tables without the times.
+time of the undisturbed run. finished: attempts that ended before. refused: of two commands at a time, those that said
+that another one writes there. wrong: finished names that held something else than the undisturbed run's file, after a
+kill or at the end; expected are none. Compared are SHA-256 of files, and for batch the rows of the tables without the
+times.
 """
+_REFUSAL = "expected a folder that no other run writes to"
 _FACES = 160
 _PICTURES = 240
 _RECIPE = """
@@ -164,14 +166,13 @@ def jobs(root: Path) -> list[Job]:
     ]
 
 
-def begin(job: Job, out: Path) -> subprocess.Popen[bytes]:
-    """The command, in a group of its own."""
+def begin(job: Job, out: Path, which: str = "") -> subprocess.Popen[bytes]:
+    """The command, in a group of its own; what it says goes beside the folder, ``which`` of several in its name."""
     out.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    said = (out.parent / f"{out.name}.said").open("wb")
-    with said:
+    with (out.parent / f"{out.name}{which}.said").open("wb") as told:
         return subprocess.Popen(
-            [sys.executable, *job.command(out)], env=environment, stdout=said, stderr=said, start_new_session=True
+            [sys.executable, *job.command(out)], env=environment, stdout=told, stderr=told, start_new_session=True
         )
 
 
@@ -183,9 +184,9 @@ def ended(job: Job, out: Path, codes: Sequence[int] = (0, 1)) -> int:
     return code
 
 
-def said(out: Path) -> str:
+def said(out: Path, which: str = "") -> str:
     """The end of what the last command for a folder said."""
-    return (out.parent / f"{out.name}.said").read_text(errors="replace")[-2000:]
+    return (out.parent / f"{out.name}{which}.said").read_text(errors="replace")[-2000:]
 
 
 def disturbed(job: Job, root: Path, kills: int, seed: int) -> dict[str, Any]:
@@ -229,10 +230,12 @@ def paired(job: Job, root: Path) -> dict[str, Any]:
     """Two at a time on one folder; the one that is refused says why."""
     ended(job, root / "whole")
     expected = job.made(root / "whole")
-    processes = [begin(job, root / "shared"), begin(job, root / "shared")]
-    codes = [process.wait() for process in processes]
-    refused = sum(code not in (0, 1) for code in codes)
-    return {"refused": refused, "wrong": int(job.made(root / "shared") != expected or refused == len(codes))}
+    out = root / "shared"
+    processes = {which: begin(job, out, which) for which in ("-a", "-b")}
+    codes = {which: process.wait() for which, process in processes.items()}
+    refused = [which for which in codes if _REFUSAL in said(out, which)]
+    ill = sum(code not in (0, 1) for which, code in codes.items() if which not in refused)
+    return {"refused": len(refused), "wrong": ill + int(job.made(out) != expected or len(refused) == len(codes))}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -86,6 +86,11 @@ def _load(results: Results) -> str:
             f"{apart['faces']} faces",
         ],
         [
+            "runs of `cascade-kp batch`, whose batches fall otherwise",
+            f"at most {results['batch']['killed']['apart_px']:.4f} px apart",
+            f"{results['batch']['killed']['faces']:,} faces ([how](../how-to/batch.md))",
+        ],
+        [
             "float32 against float64",
             f"at most {apart['float64_px']:.4f} px apart",
             f"{apart['float64_sides']:.6f} of the face's longer side",

@@ -30,7 +30,7 @@ out = Path(sys.argv[1])
 try:
     (out / "lock").touch(exist_ok=False)
 except FileExistsError:
-    sys.exit(2)
+    sys.exit("out: expected a folder that no other run writes to, got one")
 time.sleep(1)
 (out / "a.bin").write_bytes(b"whole")
 (out / "lock").unlink()
@@ -66,5 +66,10 @@ def test_one_of_two_at_a_time_may_refuse(tmp_path):
 
 
 def test_not_both_of_two_may_refuse(tmp_path):
-    refusing = "import sys\nif sys.argv[1].endswith('shared'): sys.exit(2)\n" + EXCLUSIVE
+    refusing = f"import sys\nif sys.argv[1].endswith('shared'): sys.exit('{faults._REFUSAL}')\n{EXCLUSIVE}"
     assert faults.paired(job(refusing), tmp_path) == {"refused": 2, "wrong": 1}
+
+
+def test_who_ends_ill_and_does_not_say_why_has_not_refused(tmp_path):
+    silent = EXCLUSIVE.replace(faults._REFUSAL, "no luck").replace("sys.exit(", "sys.exit(3) or (")
+    assert faults.paired(job(silent), tmp_path) == {"refused": 0, "wrong": 1}
