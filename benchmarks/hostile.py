@@ -5,8 +5,8 @@ annotation files (``benchmarks/made/hostile_files.py``) through their readers. E
 nothing else and is watched from outside. What must hold, for every single one:
 
 - the process lives, and answers within ``--limit`` seconds;
-- its resident memory grows by no more than the stated bound (the peak of each input is measured), and never beyond a
-  limit on its address space, where memory runs out as it would on a small machine;
+- its resident memory grows by no more than the stated bound: the peak of each input is measured. A limit on its address
+  space lies well beyond the bound, so that what takes too much is seen and not merely refused;
 - a refusal is a ``CascadeError`` that names the file, in a message of bounded length;
 - an answer has finite points within one side of the picture; a harmless writing of a plain picture has the points of
   the plain picture, and what was cut off is refused or whole;
@@ -66,6 +66,7 @@ LIMIT_S = 60.0
 """How long one input may take."""
 
 FULL = {"pictures": 20_000, "files": 10_000}
+_ROOM = 3
 _LONGEST = 8000  # letters of a message
 _EVERY = 10  # of the pictures through the default Pipeline and the command line
 _AT_ONCE = 250  # pictures of one command
@@ -81,7 +82,7 @@ def serve(what: str, limit_mib: int) -> None:
     logging.disable(logging.WARNING)  # and readers of what they leave out
     answer = picture_job(what) if what in ("pipeline", "default") else file_job(what)
     print(json.dumps({"ready": True}), flush=True)
-    size = _memory("VmSize") + limit_mib
+    size = _memory("VmSize") + _ROOM * limit_mib  # more than is allowed, or what takes too much would only be refused
     resource.setrlimit(resource.RLIMIT_AS, (size << 20, size << 20))
     for line in sys.stdin:
         job = json.loads(line)
@@ -188,7 +189,7 @@ class Worker:
     Args:
         what: ``pipeline``, ``default`` or the name of a reader.
         folder: its current folder.
-        memory_mib: by how much its address space may grow.
+        memory_mib: a third of how much its address space may grow.
         limit_s: how long an answer may take.
     """
 

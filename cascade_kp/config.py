@@ -63,6 +63,10 @@ _DESIGNS: dict[str, dict[str, Any]] = {
     "ml_resnet": {"dense": (), "dropout": 0.0, "stages": 4, "width": 64},
     "cascade_paper": {"dense": (), "dropout": 0.5, "stages": 3, "width": 64},
 }
+# A header of a few kB must not ask for networks that take minutes to build.
+_MOST_LAYERS = 16
+MOST_REGIONS = 64
+
 # Of fewer channels, the gradient of a strided 1x1 convolution overruns its memory in torch 2.15's CPU kernels.
 _NARROWEST = 8
 
@@ -125,6 +129,7 @@ class DesignConfig:
         if self.dense is None or self.activations is None or self.l2 is None or self.dropout is None:
             return
         count = len(self.dense)
+        check(count <= _MOST_LAYERS, "dense", f"at most {_MOST_LAYERS} layers", count)
         check(all(units >= 1 for units in self.dense), "dense", "at least 1 unit in each", self.dense)
         check(len(self.activations) == count, "activations", f"one for each of {count} dense layers", self.activations)
         check(len(self.l2) in (0, count), "l2", f"one for each of {count} dense layers, or none", self.l2)
@@ -288,8 +293,10 @@ class CascadeConfig:
         expected = "false in a model with regions or several passes"
         check(alone or not self.whole_picture, "whole_picture", expected, self.whole_picture)
         place = self.within_face
-        fine = place is None or (len(place) == 4 and place[0] < place[2] and place[1] < place[3])
-        check(fine, "within_face", "x0, y0, x1, y1 with x0 < x1 and y0 < y1", place)
+        fine = place is None or (len(place) == 4 and -4.0 <= place[0] < place[2] <= 4.0)
+        fine = fine and (place is None or -4.0 <= place[1] < place[3] <= 4.0)
+        check(fine, "within_face", "x0, y0, x1, y1 of -4 to 4 with x0 < x1 and y0 < y1", place)
+        check(len(self.regions) <= MOST_REGIONS, "regions", f"at most {MOST_REGIONS}", len(self.regions))
 
 
 @dataclass(frozen=True)

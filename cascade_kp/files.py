@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cascade_kp.errors import InputError
 
-__all__ = ["GrowingFile", "behind_links", "is_special", "temporary_beside", "write_file"]
+__all__ = ["GrowingFile", "behind_links", "is_special", "put_in_place", "temporary_beside", "write_file"]
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -31,7 +31,7 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
             Path(path).write_bytes(data)
         else:
             temporary.write_bytes(data)
-            temporary.replace(target)
+            put_in_place(temporary, target)
     except OSError as error:
         raise InputError(f"{path}: expected a file that can be written, got {error.strerror or error}") from error
     finally:
@@ -56,6 +56,27 @@ def is_special(path: str | os.PathLike[str]) -> bool:
 def temporary_beside(path: Path, suffix: str = ".tmp") -> Path:
     """A name for what is not yet whole: beside the file, as a move is atomic only within a file system."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
+
+
+def put_in_place(half: Path, target: Path) -> None:
+    """Give a file that is whole its name, and have both on the disk: a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: It cannot be moved, or the disk is full.
+    """
+    _flush(half, os.O_RDWR)
+    half.replace(target)
+    # Neither Windows nor every network file system can flush a folder; the file itself is safe by then.
+    with contextlib.suppress(OSError):
+        _flush(target.parent, os.O_RDONLY)
+
+
+def _flush(path: Path, how: int) -> None:
+    handle = os.open(path, how)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class GrowingFile:
@@ -114,7 +135,7 @@ class GrowingFile:
                 if self._temporary is not None:
                     self._file.truncate(self._size)  # a piece may have been interrupted
             if self._temporary is not None:
-                self._temporary.replace(self._target)
+                put_in_place(self._temporary, self._target)
         except OSError as error:
             raise self._refusal(error) from error
         finally:

@@ -72,15 +72,15 @@ def parse_pts(text: str, source: str = "<text>") -> NDArray[np.float64]:
     lines = list(_pts_lines(text))
     header, body = _split_pts(lines, source)
     last = lines[-1][0] if lines else 1
-    points = [_parse_point(words, f"{source}:{line}") for line, words in body]
-    for line, words in header:
+    for line, words in header:  # first, as a file may have many more points than it says
         match = _HEADER.fullmatch(" ".join(words))
         if match is None:
             raise DataError(
                 f"{source}:{line}: expected 'version:' or 'n_points:' and a number, got {' '.join(words)!r}"
             )
-        if match[1].lower() == "n_points" and int(match[2]) != len(points):
-            raise DataError(f"{source}:{line}: expected {int(match[2])} points, as n_points says, got {len(points)}")
+        if match[1].lower() == "n_points" and int(match[2]) != len(body):
+            raise DataError(f"{source}:{line}: expected {int(match[2])} points, as n_points says, got {len(body)}")
+    points = [_parse_point(words, f"{source}:{line}") for line, words in body]
     if not points:
         raise DataError(f"{source}:{last}: expected at least one point, got none")
     return np.asarray(points, dtype=np.float64) + _TO_CONTINUOUS

@@ -46,6 +46,7 @@ __all__ = ["Scheme", "available_schemes", "convert", "derive_flip", "load_scheme
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
 _LONG = 80  # letters: what is longer is no misspelt name
+_MOST_REGIONS = 256  # each is compared with each
 # Region names become parts of tensor names ("regions.<region>.*"), where a dot would split them.
 _REGION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -252,6 +253,8 @@ class Scheme:
         return tuple(self._indices(f"an entry of {what}", group) for group in value)
 
     def _check_regions(self) -> None:
+        if len(self.regions) > _MOST_REGIONS:
+            self._refuse(f"expected at most {_MOST_REGIONS} regions, got {len(self.regions):,}")
         owner: dict[int, str] = {}
         for name, indices in self.regions.items():
             if not _is_region_name(name):

@@ -19,6 +19,7 @@ import numpy as np
 
 from cascade_kp.errors import ImageError, InputError
 from cascade_kp.files import behind_links, is_special, temporary_beside
+from cascade_kp.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,12 @@ class VideoReader:
         camera = isinstance(source, int)
         self.name = f"camera {source}" if isinstance(source, int) else os.fsdecode(source)
         self._capture = _camera(source) if isinstance(source, int) else _opened(self.name)
+        width, height = (int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > MAX_PIXELS:
+            self._capture.release()
+            raise ImageError(
+                f"{self.name}: expected frames of at most {MAX_PIXELS / 1e6:.0f} megapixels, got {width}x{height}"
+            )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if math.isfinite(fps) and 0 < fps <= _MOST_FPS else _FPS
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)

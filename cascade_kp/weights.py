@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from cascade_kp.config import CascadeConfig, from_dict, to_dict
 from cascade_kp.errors import CascadeError, ModelError
+from cascade_kp.files import put_in_place
 from cascade_kp.models.cascade import Cascade
 from cascade_kp.schemes import Scheme
 
@@ -43,6 +44,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _KEY = "cascade_kp"
+_MOST_LETTERS = {"name": 1000, "licence": 100_000}
 _MAX_HEADER_BYTES = 16 << 20
 _DTYPES = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
@@ -135,6 +137,7 @@ def save_model(
     if dtype not in _DTYPES:
         raise ModelError(f"dtype: expected one of {sorted(_DTYPES)}, got {dtype!r}")
     info = replace(info, scheme=cascade.scheme, config=cascade.config)
+    _check_texts(path, info)
     header = {
         "format_version": FORMAT_VERSION,
         "name": info.name,
@@ -165,7 +168,7 @@ def save_model(
             half.chmod(0o644)
             if not overwrite:
                 target.open("xb").close()  # fails where there is a file, however late it came
-            half.replace(target)
+            put_in_place(half, target)
     except FileExistsError as error:
         raise ModelError(
             f"{target}: expected the name of a new file, got one that exists; nothing is overwritten"
@@ -309,11 +312,21 @@ def _read_info(path: Path, metadata: dict[str, str] | None) -> tuple[ModelInfo, 
             licence=str(header["licence"]),
             history=tuple(header["history"]),
         )
+        _check_texts(path, info)
         return info, dict(header["sha256"])
     except ModelError:
         raise
     except (CascadeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: expected a valid cascade_kp header, got {type(error).__name__}: {error}") from error
+
+
+def _check_texts(path: str | os.PathLike[str], info: ModelInfo) -> None:
+    """Refuse a name or a licence that is no plain text: they are printed."""
+    for key, most in _MOST_LETTERS.items():
+        text = getattr(info, key)
+        if len(text) > most or not text.translate({9: " ", 10: " "}).isprintable():
+            expected = f"a {key} of at most {most:,} printable letters"
+            raise ModelError(f"{path}: expected {expected}, got {len(text):,}: {text[:80]!r}")
 
 
 def _check_version(path: Path, version: object) -> None:

@@ -248,8 +248,16 @@ class TestRanges:
             (
                 CascadeConfig,
                 {"coarse": {}, "within_face": [0.1, 0.2, 0.3]},
-                "within_face: expected x0, y0, x1, y1 with",
+                "within_face: expected x0, y0, x1, y1 of -4 to 4 with",
             ),
+            (CascadeConfig, {"coarse": {}, "within_face": [-1e308, -1, 1e308, 1]}, "within_face: expected x0"),
+            (CascadeConfig, {"coarse": {}, "within_face": [-1, float("-inf"), 1, 1]}, "within_face: expected x0"),
+            (
+                CascadeConfig,
+                {"coarse": {}, "regions": {f"r{i}": {"net": {}} for i in range(65)}},
+                "regions: expected at most 64, got 65",
+            ),
+            (DesignConfig, {"name": "mlp", "dense": [1] * 17}, "dense: expected at most 16 layers, got 17"),
             (
                 CascadeConfig,
                 {"coarse": {}, "within_face": [0.3, 0.0, 0.1, 0.2]},

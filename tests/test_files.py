@@ -120,6 +120,16 @@ def test_a_pipe_is_written_into_and_stays(tmp_path, write, name):
     assert names(tmp_path) == ["link", "pipe"]
 
 
+@pytest.mark.parametrize("write", [at_once, in_pieces])
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, write):
+    calls = []
+    flush, move = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("flush"), flush(handle)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (calls.append("move"), move(path, target)))
+    write(tmp_path / "a.csv", "a row\n")
+    assert calls[:2] == ["flush", "move"]
+
+
 def test_a_pipe_whose_reader_left_is_told(tmp_path):
     if not hasattr(os, "mkfifo"):
         pytest.skip("there are no named pipes here")

@@ -61,6 +61,7 @@ class TestParsePts:
         ("text", "line", "message"),
         [
             ("version: 1\nn_points: 3\n{\n1 1\n2 2\n}\n", 2, "expected 3 points, as n_points says, got 2"),
+            ("version: 1\nn_points: 3\n{\n1 1\nx y\n}\n", 2, "expected 3 points, as n_points says, got 2"),  # at once
             ("version: 1\nn_points: two\n{\n1 1\n}\n", 2, "'n_points: two'"),
             ("{\n1 1\n2 2 2\n}\n", 3, "expected 2 numbers, x and y, got 3: '2 2 2'"),
             ("{\n1 1\n2,2\n}\n", 3, "got 1: '2,2'"),

@@ -331,6 +331,13 @@ class TestRoundTrips:
         assert refusal(Scheme.from_dict, data) == message
 
 
+def test_more_regions_than_can_be_compared_with_each_other_are_refused():
+    names = tuple(f"k{i}" for i in range(257))
+    with pytest.raises(SchemeError, match="expected at most 256 regions, got 257"):
+        Scheme("many", names, {f"r{i}": (i,) for i in range(257)})
+    assert len(Scheme("many", names, {f"r{i}": (i,) for i in range(256)}).regions) == 256
+
+
 class TestToml:
     def test_all_of_the_format(self, tmp_path):
         path = write(

@@ -97,6 +97,12 @@ def test_a_name_with_a_colon_is_no_protocol(clip, tmp_path, monkeypatch):
     assert len(read("a:b.mp4")[0]) == 12
 
 
+def test_frames_beyond_any_camera_are_refused_before_one_is_decoded(clip, monkeypatch):
+    monkeypatch.setattr(module, "MAX_PIXELS", 1000)
+    with pytest.raises(ImageError, match=r"expected frames of at most 0 megapixels, got \d+x\d+"):
+        VideoReader(clip)
+
+
 def test_broken_frames_are_told_and_the_rest_is_read(noise, tmp_path, capfd):
     frames, times, problem = read(put(tmp_path / "scratched.mp4", scratched(noise, 0.5, 5_000)))
     broken = [i for i, frame in enumerate(frames) if frame is None]
@@ -293,7 +299,7 @@ class Capture:
     def get(self, what):
         if what == cv2.CAP_PROP_POS_MSEC:
             return self.times[self.n] if self.times else 0.0
-        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count}[what]
+        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count}.get(what, 0.0)
 
     def read(self):
         self.n += 1

@@ -439,6 +439,33 @@ def test_a_tensor_of_another_dtype_is_named(saved, tmp_path, dtype, name):
     assert name in message
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"coarse": {"input_px": 96, "design": {"name": "mlp", "dense": [1] * 100_000}}},
+        {"coarse": {}, "regions": {f"r{i}": {"net": {}} for i in range(1000)}},
+    ],
+    ids=["layers", "regions"],
+)
+def test_a_header_that_asks_for_ever_so_many_networks_is_refused_before_they_are_built(
+    saved, tmp_path, monkeypatch, config
+):
+    monkeypatch.setattr(weights, "Cascade", lambda *_: pytest.fail("built"))
+    path = edited(saved, tmp_path / "m.safetensors", lambda own: own.update(config=config))
+    assert "expected at most" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["name", "licence"])
+@pytest.mark.parametrize("text", ["\ud800", "a\x1b]0;title\x07", "x" * 100_001])
+def test_texts_that_would_be_printed_are_plain(saved, tmp_path, key, text):
+    path = edited(saved, tmp_path / "m.safetensors", lambda own: own.update({key: text}))
+    assert f"expected a {key} of at most {weights._MOST_LETTERS[key]:,} printable letters" in refusal(path)
+    cascade = make()
+    with pytest.raises(ModelError, match="printable letters"):
+        save_model(tmp_path / "new.safetensors", cascade, replace(make_info(cascade), **{key: text}))
+    assert not (tmp_path / "new.safetensors").exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(saved, tmp_path, value):
     def change(tensors):

@@ -105,9 +105,20 @@ def prepare(folder: Path) -> None:
 def damaged(valid: list[bytes], rng: np.random.Generator) -> bytes:
     """A valid file with one to four things done to it."""
     content = valid[rng.integers(len(valid))]
+    if zipfile.is_zipfile(io.BytesIO(content)) and rng.random() < 0.5:
+        return _damaged_inside(content, rng)
     for _ in range(int(rng.choice([1, 1, 2, 4]))):
         content = _OPERATIONS[rng.integers(len(_OPERATIONS))](content, rng)[: 1 << 20]
     return content
+
+
+def _damaged_inside(content: bytes, rng: np.random.Generator) -> bytes:
+    """A zip whose members are damaged, and packed anew: its checksums fit."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, damaged([old.read(name)], rng))
+    return packed.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------- damage

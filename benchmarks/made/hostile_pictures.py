@@ -587,6 +587,27 @@ def _bomb_of_scans(*, progressive: bool) -> Mutant:
     return Mutant("", f"a jpeg of 20,000 scans, progressive: {progressive}", ".jpg", content)
 
 
+def _bomb_of_blocks(precinct: int, components: int) -> Mutant:
+    """A JPEG 2000 picture of 121 megapixels and of a few hundred bytes, of blocks of so many px (a power of two)."""
+    side, ones = 11_000, bytes([7, 1, 1]) * components
+    size = (
+        struct.pack(">HHIIIIIIIIH", 0xFF51, 38 + len(ones), *(0, side, side, 0, 0, side, side, 0, 0, components)) + ones
+    )
+    style = struct.pack(">HHBBHBBBBBBB", 0xFF52, 13, 1, 0, 1, 0, 0, 4, 4, 0, 1, precinct * 17)
+    steps = struct.pack(">HHBB", 0xFF5C, 4, 0x40, 0x48)
+    tile = struct.pack(">HHHIBBH", 0xFF90, 10, 0, 78, 0, 1, 0xFF93) + bytes(64)
+    stream = b"\xff\x4f" + size + style + steps + tile + b"\xff\xd9"
+    space = struct.pack(">BBBI", 1, 0, 0, 17 if components == 1 else 16)
+    header = _box(b"ihdr", struct.pack(">IIHBBBB", side, side, components, 7, 7, 0, 0)) + _box(b"colr", space)
+    content = _box(b"jP  ", b"\r\n\x87\n") + _box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + _box(b"jp2h", header)
+    what = f"121 megapixels in blocks of {2**precinct} px in a jpeg 2000, {components} components"
+    return Mutant("", what, ".jp2", content + _box(b"jp2c", stream))
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
 _SIDE = 11_200  # 125 megapixels: under the limit
 _BOMBS: tuple[Callable[[], Mutant], ...] = (
     lambda: _bomb_of_pixels(_SIDE, 8, 2, 3 * _SIDE),
@@ -598,6 +619,9 @@ _BOMBS: tuple[Callable[[], Mutant], ...] = (
     lambda: _bomb_of_scans(progressive=False),
     _bomb_in_webp,
     _bomb_of_frames,
+    lambda: _bomb_of_blocks(1, 1),
+    lambda: _bomb_of_blocks(2, 3),
+    lambda: _bomb_of_blocks(15, 4),
 )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from cascade_kp.errors import ModelError
+from cascade_kp.files import put_in_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,28 +135,13 @@ def replace_file(path: Path, data: bytes | memoryview, *, what: str = "file") ->
     half = path.with_name(f".{path.name}.half")
     try:
         try:
-            with half.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(path)
+            half.write_bytes(data)
+            put_in_place(half, path)
         finally:
             with contextlib.suppress(OSError):  # what went wrong before is what must be told
                 half.unlink(missing_ok=True)
     except OSError as error:
         raise ModelError(f"cannot write {what} {path}: {_lack(path.parent, len(data), error)}") from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
-    # Neither Windows nor every network file system can; the file itself is safe by then.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _lack(folder: Path, needed: int, error: OSError) -> str:

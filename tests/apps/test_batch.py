@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin
 from protocol_case import tiny_model
 
 from cascade_kp.apps import batch
-from cascade_kp.apps.batch import lock, run_batch, store, worker
+from cascade_kp.apps.batch import lock, run_batch, sources, store, worker
 from cascade_kp.apps.batch.store import Store
 from cascade_kp.apps.batch.worker import Worker
 from cascade_kp.cli import main
@@ -241,6 +241,31 @@ def test_parquet(tmp_path, encoded, model, form):
         assert wrong["image"] == f"{folder / 'a.parquet'}#2:2"
     with pytest.raises(InputError, match="expected a column 'photo', got label"):
         run(folder / "a.parquet", tmp_path / "other", model, column="photo")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_is_too_large_for_a_picture_is_not_read(tmp_path, encoded, model, monkeypatch):
+    monkeypatch.setattr(sources, "_MOST_BYTES", max(map(len, encoded.values())))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in [("large.png", bytes(sources._MOST_BYTES + 1)), *encoded.items()]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    made = run(tmp_path / "a.tar", tmp_path / "out", model)
+    assert (made.images, made.errors) == (FACES, 1)
+    (wrong,) = rows(tmp_path / "out", "errors")
+    assert wrong["image"].endswith("a.tar#large.png")
+    assert "expected a file of at most" in wrong["reason"]
+    pq.write_table(pa.table({"image": [os.urandom(sources._MOST_BYTES + 99)]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: expected a Parquet file, got ValueError: 1 rows of"):
+        run(tmp_path / "a.parquet", tmp_path / "other", model)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_table_that_says_it_has_more_rows_than_bytes_is_refused(tmp_path, model):
+    pq.write_table(pa.table({"image": pa.nulls(500_000, pa.binary())}), tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(InputError, match=r"500,000 rows, expected at most [\d,]+ in so small a file"):
+        run(tmp_path / "a.parquet", tmp_path / "out", model)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -84,7 +84,11 @@ def test_what_hangs_crashes_or_takes_much_is_told(tmp_path):
         much = worker.ask(path=str(path))
         assert (much["end"], much["mib"] > 90) == ("answered", True)
         path.write_bytes(b"x" * (300 << 20))
-        assert worker.ask(path=str(path))["end"] == "other error"
+        tally = hostile.Tally()
+        tally.add(worker.ask(path=str(path)), "x", bound_mib=256)
+        assert tally.ends == {"too much memory": 1}
+        path.write_bytes(b"x" * (900 << 20))
+        assert worker.ask(path=str(path))["end"] == "other error"  # no memory is left
         path.unlink()
         os.mkfifo(path)  # nobody will ever write into it
         assert worker.ask(path=str(path))["end"] == "hung"
@@ -94,7 +98,7 @@ def test_what_hangs_crashes_or_takes_much_is_told(tmp_path):
         worker._process.kill()
         assert worker.ask(path=str(path))["end"] == "crashed"
     tally = hostile.Tally()
-    tally.add({"end": "answered", "s": 0.1, "mib": 90}, "x", bound_mib=80)
+    tally.add({"end": "refused", "s": 0.1, "mib": 90}, "x", bound_mib=80)
     assert (tally.ends, len(tally.bad)) == ({"too much memory": 1}, 1)
 
 

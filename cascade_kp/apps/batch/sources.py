@@ -30,7 +30,9 @@ _TARS = (".tar", ".tar.gz", ".tgz")
 _LISTS = (".txt", ".lst")
 _COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "path", "url", "uri", "file")
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
-_ROWS_AT_ONCE = 16  # of Parquet: encoded pictures in memory
+_ROWS_AT_ONCE = 16  # of Parquet: encoded pictures in memory, fewer where they are large
+_MOST_BYTES = 256 << 20  # of one encoded picture in a tar or a Parquet file, which is read as a whole
+_ROWS_A_BYTE = 8  # of a Parquet file, at most: its rows are listed before one of them is read
 _READERS = 16
 _NO_GROUP = -1  # a Parquet file that cannot be opened: one row of errors
 
@@ -250,13 +252,31 @@ def _look(url: str, column: str, *, alone: bool) -> tuple[str, list[int]] | None
         with _opened(url) as file:
             table = import_module("pyarrow.parquet").ParquetFile(file)
             chosen = _column(table.schema_arrow, column, url)
-            return chosen, [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+            rows = [_rows_of(table.metadata.row_group(i), chosen)[0] for i in range(table.num_row_groups)]
+            most = _ROWS_A_BYTE * file.seek(0, os.SEEK_END)
+            if sum(rows) > most:
+                raise ValueError(f"{sum(rows):,} rows, expected at most {most:,} in so small a file")  # noqa: TRY301
+            return chosen, rows
     except CascadeError:
         raise
     except Exception as error:  # pyarrow and the stores raise many types
         if _is_damage(error) and not alone:
             return None
         raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
+
+
+def _rows_of(group: Any, column: str) -> tuple[int, float]:  # noqa: ANN401 (pyarrow has no types)
+    """How many rows a row group says it has, and how many bytes its pictures take in the mean.
+
+    Raises:
+        ValueError: It is no number of rows, or its pictures are too large to be read.
+    """
+    rows = int(group.num_rows)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] == column)
+    if rows < 0 or size > rows * _MOST_BYTES:
+        raise ValueError(f"{rows:,} rows of {size:,} bytes, expected at most {_MOST_BYTES:,} bytes in each")
+    return rows, size / max(rows, 1)
 
 
 def _column(schema: Any, wanted: str, url: str) -> str:  # noqa: ANN401 (pyarrow has no types)
@@ -354,13 +374,10 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
             for member in tar:
                 if not member.isfile() or _kind(member.name) != "pictures":
                     continue
-                content = tar.extractfile(member)
-                data = b"" if content is None else content.read()
-                if len(data) != member.size:
-                    raise tarfile.ReadError("unexpected end of data")  # noqa: TRY301 (tarfile does not say it itself)
+                picture = _of_member(tar, member, f"{name}#{member.name}")
                 done += 1
                 tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
-                yield Picture(f"{name}#{member.name}", data)
+                yield picture
             rest: Any = tar.fileobj
             while block := rest.read(1 << 20):
                 if block.strip(b"\0"):
@@ -375,6 +392,22 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
         raise
     except Exception as error:  # the stores raise many types
         raise StoreError(f"{url}: expected to read it, got {reason(error)}") from error
+
+
+def _of_member(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> Picture:
+    """A picture of a tar.
+
+    Raises:
+        tarfile.ReadError: It is not there in full.
+    """
+    if member.size > _MOST_BYTES:
+        wrong = ImageError(f"{name}: expected a file of at most {_MOST_BYTES:,} bytes, got one of {member.size:,}")
+        return Picture(name, wrong)
+    content = tar.extractfile(member)
+    data = b"" if content is None else content.read()
+    if len(data) != member.size:
+        raise tarfile.ReadError("unexpected end of data")  # tarfile does not say it itself
+    return Picture(name, data)
 
 
 def _rows(source: Input, entry: Entry) -> Iterator[Picture]:
@@ -406,7 +439,9 @@ def _cells(url: str, column: str, entry: Entry) -> Iterator[tuple[int, object]]:
     at = 0
     with _opened(url) as file:
         table = import_module("pyarrow.parquet").ParquetFile(file)
-        for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[entry.group], columns=[column]):
+        _, size = _rows_of(table.metadata.row_group(entry.group), column)
+        at_once = max(1, min(_ROWS_AT_ONCE, int(_MOST_BYTES / max(size, 1))))
+        for batch in table.iter_batches(at_once, row_groups=[entry.group], columns=[column]):
             if at >= rows.stop:
                 return
             yield from ((i, value.as_py()) for i, value in enumerate(batch.column(0), at) if i in rows)
