@@ -590,9 +590,7 @@ def _bomb_of_scans(*, progressive: bool) -> Mutant:
 def _bomb_of_blocks(precinct: int, components: int) -> Mutant:
     """A JPEG 2000 picture of 121 megapixels and of a few hundred bytes, of blocks of so many px (a power of two)."""
     side, ones = 11_000, bytes([7, 1, 1]) * components
-    size = (
-        struct.pack(">HHIIIIIIIIH", 0xFF51, 38 + len(ones), *(0, side, side, 0, 0, side, side, 0, 0, components)) + ones
-    )
+    size = struct.pack(">HHH8IH", 0xFF51, 38 + len(ones), 0, side, side, 0, 0, side, side, 0, 0, components) + ones
     style = struct.pack(">HHBBHBBBBBBB", 0xFF52, 13, 1, 0, 1, 0, 0, 4, 4, 0, 1, precinct * 17)
     steps = struct.pack(">HHBB", 0xFF5C, 4, 0x40, 0x48)
     tile = struct.pack(">HHHIBBH", 0xFF90, 10, 0, 78, 0, 1, 0xFF93) + bytes(64)
