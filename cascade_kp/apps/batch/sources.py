@@ -252,7 +252,7 @@ def _look(url: str, column: str, *, alone: bool) -> tuple[str, list[int]] | None
         with _opened(url) as file:
             table = import_module("pyarrow.parquet").ParquetFile(file)
             chosen = _column(table.schema_arrow, column, url)
-            rows = [_rows_of(table.metadata.row_group(i), chosen)[0] for i in range(table.num_row_groups)]
+            rows = [_rows_of(table.metadata.row_group(i))[0] for i in range(table.num_row_groups)]
             most = _ROWS_A_BYTE * file.seek(0, os.SEEK_END)
             if sum(rows) > most:
                 raise ValueError(f"{sum(rows):,} rows, expected at most {most:,} in so small a file")  # noqa: TRY301
@@ -265,15 +265,15 @@ def _look(url: str, column: str, *, alone: bool) -> tuple[str, list[int]] | None
         raise InputError(f"{url}: expected a Parquet file, got {reason(error)}") from error
 
 
-def _rows_of(group: Any, column: str) -> tuple[int, float]:  # noqa: ANN401 (pyarrow has no types)
-    """How many rows a row group says it has, and how many bytes its pictures take in the mean.
+def _rows_of(group: Any) -> tuple[int, float]:  # noqa: ANN401 (pyarrow has no types)
+    """How many rows a row group says it has, and how many bytes one of them takes in the mean.
+
+    Nothing is asked of its columns: on some damaged ones pyarrow ends the process.
 
     Raises:
-        ValueError: It is no number of rows, or its pictures are too large to be read.
+        ValueError: It is no number of rows, or they are too large to be read.
     """
-    rows = int(group.num_rows)
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] == column)
+    rows, size = int(group.num_rows), int(group.total_byte_size)
     if rows < 0 or size > rows * _MOST_BYTES:
         raise ValueError(f"{rows:,} rows of {size:,} bytes, expected at most {_MOST_BYTES:,} bytes in each")
     return rows, size / max(rows, 1)
@@ -439,7 +439,7 @@ def _cells(url: str, column: str, entry: Entry) -> Iterator[tuple[int, object]]:
     at = 0
     with _opened(url) as file:
         table = import_module("pyarrow.parquet").ParquetFile(file)
-        _, size = _rows_of(table.metadata.row_group(entry.group), column)
+        _, size = _rows_of(table.metadata.row_group(entry.group))
         at_once = max(1, min(_ROWS_AT_ONCE, int(_MOST_BYTES / max(size, 1))))
         for batch in table.iter_batches(at_once, row_groups=[entry.group], columns=[column]):
             if at >= rows.stop:
