@@ -31,6 +31,10 @@ class Result:
             return [Result(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return value
 
+    def __contains__(self, key: str) -> bool:
+        """Whether it is there."""
+        return key in self._value
+
     def get(self, key: str) -> Any:  # noqa: ANN401 (what JSON held)
         """The value, or None where there is none."""
         return self[key] if key in self._value else None
