@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -18,6 +19,14 @@ from benchmarks.made import hostile_files, hostile_pictures
 
 GOOD = ("answered", "refused")
 QUICK = [kind for kind in hostile_pictures.KINDS if kind not in ("bomb", "sized")]
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """What readers say of what they leave out holds letters that cannot be sent from process to process."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")
