@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,8 @@ NAMES = ("pts", "kaggle", "kaggle npz", "dlib", "cvat", "coco", "csv", "scheme",
 
 _LONGEST = 1 << 16
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
-_OPTIONS = ("-timeout=20", "-rss_limit_mb=2048", f"-max_len={_LONGEST}", "-print_final_stats=1", "-verbosity=1")
+_MOST_MB = 2048
+_OPTIONS = ("-timeout=20", f"-max_len={_LONGEST}", "-print_final_stats=1", "-verbosity=1")
 
 
 def missing() -> str | None:
@@ -33,18 +35,22 @@ def missing() -> str | None:
     return None if find_spec("atheris") else "atheris is not installed (pip install atheris)"
 
 
-def fuzz(name: str, seconds: int, keep: Path) -> tuple[int, str]:
+def fuzz(name: str, seconds: int, keep: Path, runs: int = -1) -> tuple[int, str]:
     """Look for files that break a reader, in a process of its own.
 
     Args:
         name: of ``NAMES``.
-        seconds: how long.
+        seconds: how long at most.
         keep: the folder that finds are kept in.
+        runs: how many files at most, with those that it begins with; -1 sets no limit.
 
     Returns:
         How many files were read, and what was found: empty if nothing.
     """
-    options = [*_OPTIONS, f"-max_total_time={seconds}", f"-artifact_prefix={keep.resolve()}/{name.replace(' ', '-')}-"]
+    # Linux counts the peak of the process that starts another one as the other's, too.
+    most_mb = _MOST_MB + (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    options = [*_OPTIONS, f"-max_total_time={seconds}", f"-runs={runs}", f"-rss_limit_mb={most_mb}"]
+    options.append(f"-artifact_prefix={keep.resolve()}/{name.replace(' ', '-')}-")
     root = str(Path(__file__).resolve().parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ load = pytest.importorskip("benchmarks.load", reason="benchmarks/ is not part of
 
 GOOD = {
     "runs_differ": 0,
-    "apart": {"batches_px": 5e-4},
+    "apart": {"batches_px": 5e-4, "float64_sides": 2e-6},
     "stream": {"memory_growth": 0.0, "files_growth": 0.0},
     "threads": {"other_answers": 0, "memory_growth": -0.1, "files_growth": 0.0},
 }
@@ -62,6 +62,7 @@ def test_batches_and_float64_agree():
     [
         (None, "runs_differ", 1),
         ("apart", "batches_px", 2e-3),
+        ("apart", "float64_sides", 2e-4),
         ("threads", "other_answers", 1),
         ("threads", "memory_growth", 0.011),
         ("threads", "files_growth", 0.1),
