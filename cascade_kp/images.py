@@ -374,6 +374,8 @@ def _check_blocks(stream: IO[bytes], name: str) -> None:
     data = stream.read()
     stream.seek(place)
     starts = [found.start() for found in itertools.islice(re.finditer(_CODESTREAM, data), 17)]
+    if not starts:
+        raise ImageError(f"{name}: expected a whole JPEG 2000 picture, got one without its codestream")
     try:
         blocks = max(_blocks(data, start) for start in starts)  # of several, any may be what the decoder takes
     except (ValueError, struct.error, IndexError) as error:

@@ -736,8 +736,11 @@ class TestBlocks:
             data[: start + 20],
             data[:unknown] + b"\xff\x30" + data[unknown + 2 :],
             data[: start + 4],
+            data[: start + 2] + b"\0\0" + data[start + 4 :],
         ):
-            with pytest.raises(ImageError, match=r"expected a whole JPEG 2000 picture, got|damaged header"):
+            with pytest.raises(
+                ImageError, match=r"expected a whole JPEG 2000 picture, got (damage at|one )|damaged header"
+            ):
                 decode_image(broken)
 
     def test_a_second_one_hides_none(self, monkeypatch):
