@@ -1,10 +1,11 @@
 """Everything that writes, killed at random moments: ``python -m benchmarks.faults [--kills 20] [--only JOB ...]``.
 
 Each job is one command on made data: train, cache, retrain, export, batch. It runs once undisturbed. Then it is begun
-again and again, and all its processes are killed (SIGKILL) at a random moment, so many times; what can be gone on with
-is gone on with, in the same folder, and if it ends before its moment comes, it begins in a new one. After every kill,
-whatever bears a finished file's name must be that file, bit for bit. At last the command runs to its end, and all that
-it made must be what the undisturbed run made. Status 1 says that something was not.
+again and again, and all its processes are killed (SIGKILL) at a random moment, so many times. Every second time that is
+when the next file appears, since writing takes milliseconds of a job's minute. What can be gone on with is gone on
+with, in the same folder, and if it ends before its moment comes, it begins in a new one. After every kill, whatever
+bears a finished file's name must be that file, bit for bit. At last the command runs to its end, and all that it made
+must be what the undisturbed run made. Status 1 says that something was not.
 
 pair: two commands at a time, on one cache and on one folder of results: each ends well or refuses with a reason, and
 the result is the undisturbed run's.
@@ -40,14 +41,18 @@ if TYPE_CHECKING:
 
 _PROTOCOL = """
 One thread, made faces. kills: processes that were still running when SIGKILL came, at a moment drawn evenly over the
-time of the undisturbed run. finished: attempts that ended before. refused: of two commands at a time, those that said
-that another one writes there. wrong: finished names that held something else than the undisturbed run's file, after a
-kill or at the end; expected are none. Compared are SHA-256 of files, and for batch the rows of the tables without the
-times.
+time of the undisturbed run, every second time up to 5 ms after the next new name in the folder. unfinished: kills that
+left a new file there under a temporary name. finished: attempts that ended before. refused: of two commands at a time,
+those that said that another one writes there. wrong: finished names that held something else than the undisturbed
+run's file, after a kill or at the end; expected are none. Compared are SHA-256 of files, and for batch the rows of the
+tables without the times.
 """
 _REFUSAL = "expected a folder that no other run writes to"
 _FACES = 160
 _PICTURES = 240
+_HALF = (".", "building-")  # how temporary names begin, of files and of folders
+_LATE_S = 0.005
+_LOOK_S = 0.0002
 _RECIPE = """
 name = "small"
 seed = 4
@@ -189,6 +194,34 @@ def said(out: Path, which: str = "") -> str:
     return (out.parent / f"{out.name}{which}.said").read_text(errors="replace")[-2000:]
 
 
+def names(folder: Path) -> set[str]:
+    """Of all that lies in a folder, however deep."""
+    return {str(Path(top, name).relative_to(folder)) for top, _, files in os.walk(folder) for name in files}
+
+
+def until(process: subprocess.Popen[bytes], out: Path, moment_s: float, late_s: float | None) -> int | None:
+    """Wait for a moment in a command's life; its exit status if it ends before.
+
+    Args:
+        process: the command.
+        out: where it writes.
+        moment_s: seconds from now.
+        late_s: if given, the moment is so long after the first new file that appears from then on.
+    """
+    try:
+        return process.wait(moment_s)
+    except subprocess.TimeoutExpired:
+        pass
+    if late_s is not None:
+        before = names(out)
+        while not names(out) - before:
+            if (code := process.poll()) is not None:
+                return code
+            time.sleep(_LOOK_S)
+        time.sleep(late_s)
+    return None
+
+
 def disturbed(job: Job, root: Path, kills: int, seed: int) -> dict[str, Any]:
     """The job undisturbed, then killed so many times, then to its end."""
     moments = random.Random(seed)  # noqa: S311 (moments, no secrets)
@@ -198,16 +231,18 @@ def disturbed(job: Job, root: Path, kills: int, seed: int) -> dict[str, Any]:
     expected = job.made(root / "whole")
     if not expected:
         raise SystemExit(f"{job.name}: expected files, got none: {said(root / 'whole')}")
-    killed = finished = wrong = folder = 0
+    killed = finished = unfinished = wrong = folder = 0
     while killed < kills:
         out = root / f"cut-{folder}"
+        begun = names(out)
         process = begin(job, out)
-        try:
-            code = process.wait(moments.uniform(0, seconds))
-        except subprocess.TimeoutExpired:
+        late = moments.uniform(0, _LATE_S) if killed % 2 else None
+        code = until(process, out, moments.uniform(0, seconds), late)
+        if code is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             killed += 1
+            unfinished += any(part.startswith(_HALF) for name in names(out) - begun for part in Path(name).parts)
             # Tables of a batch grow; what is there must be readable, and is compared at the end.
             found = job.made(out)
             wrong += 0 if job.made is rows else sum(expected.get(name) != value for name, value in found.items())
@@ -223,7 +258,13 @@ def disturbed(job: Job, root: Path, kills: int, seed: int) -> dict[str, Any]:
     out = root / f"cut-{folder}"
     ended(job, out)
     wrong += job.made(out) != expected
-    return {"kills": killed, "finished": finished, "wrong": wrong, "undisturbed_s": seconds}
+    return {
+        "kills": killed,
+        "unfinished": unfinished,
+        "finished": finished,
+        "wrong": wrong,
+        "undisturbed_s": seconds,
+    }
 
 
 def paired(job: Job, root: Path) -> dict[str, Any]:
@@ -243,9 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [job.name for job in jobs(Path())]
+    known = [job.name for job in jobs(Path())]
     parser.add_argument("--kills", type=int, default=20, help="of each job")
-    parser.add_argument("--only", nargs="+", choices=[*names, "pair"], default=[*names, "pair"])
+    parser.add_argument("--only", nargs="+", choices=[*known, "pair"], default=[*known, "pair"])
     parser.add_argument("--seed", type=int, default=1)
     record.add_json_option(parser)
     args = parser.parse_args(arguments)

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import math
 import os
-import re
-import struct
 import sys
 from functools import cache
 from pathlib import Path
@@ -27,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from cascade_kp.errors import ImageError
+from cascade_kp.picture_headers import check_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "MAX_BLOCKS",
     "MAX_PIXELS",
-    "MAX_SCANS",
     "MIN_SIDE",
     "SUFFIXES",
     "as_image",
@@ -49,12 +45,6 @@ __all__ = [
 
 MAX_PIXELS: Final = 128_000_000
 """Largest picture decoded, in pixels; read from the header, before any memory is spent."""
-
-MAX_SCANS: Final = 100
-"""Most scans of a JPEG, each of which may go through all pixels again for ten bytes. Real files have about 10."""
-
-MAX_BLOCKS: Final = 2_000_000
-"""Most blocks (precincts, code blocks) of a JPEG 2000 picture: they take memory, and nothing of the file."""
 
 MIN_SIDE: Final = 2
 """Smallest height and width in px: one row or column of pixels has nothing to interpolate."""
@@ -88,17 +78,6 @@ _CONVERSIONS: Final = {
     "HSV": "RGB",
 }
 _DIRECT: Final = frozenset({"L", "LA", "RGB", "RGBA", "RGBX"})
-
-# What begins something in a JPEG: not the fillings, nor what stands for a 0xff among the pixels' bits.
-_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-_END, _SCAN = 0xD9, 0xDA
-_SEARCHED_BYTES: Final = 1 << 26
-_CODESTREAM: Final = b"\xff\x4f\xff\x51"  # what JPEG 2000 begins with, in its box or alone
-# What may follow in its headers. Others are not jumped over by their length by every decoder.
-_SEGMENTS: Final = frozenset(
-    {0xFF50, 0xFF51, 0xFF52, 0xFF53, 0xFF55, 0xFF57, 0xFF58, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61}
-    | {0xFF63, 0xFF64, 0xFF74, 0xFF75, 0xFF77, 0xFF78, 0xFF90}
-)
 
 _STRIP_PIXELS: Final = 1 << 17
 _EXIF_ORIENTATION: Final = 0x0112
@@ -297,7 +276,7 @@ def _identify(stream: IO[bytes], name: str) -> Image.Image:
         The image, not yet decoded.
 
     Raises:
-        ImageError: The stream is empty or holds no picture.
+        ImageError: The stream is empty or holds no picture, or what `check_header` raises.
     """
     prefix = stream.read(16)
     if not prefix:
@@ -323,114 +302,11 @@ def _identify(stream: IO[bytes], name: str) -> Image.Image:
                 except Exception as error:  # noqa: BLE001 (PIL's parsers raise nearly any type on damaged headers)
                     reasons[kind] = str(error) or type(error).__name__
                     continue
-                if kind in _CHECKS:
-                    _CHECKS[kind](stream, name)
+                check_header(kind, stream, name)
                 return image
     why = "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items())
     got = f"a damaged header ({why})" if reasons else f"a file that starts with {prefix[:8]!r}"
     raise ImageError(f"{name}: expected {_EXPECTED}, got {got}")
-
-
-def _check_scans(stream: IO[bytes], name: str) -> None:
-    """Refuse a JPEG that goes through its pixels again and again; the stream is left where it is.
-
-    Raises:
-        ImageError: It has more than `MAX_SCANS` scans, or so much before its last one that they are not counted.
-    """
-    place = stream.tell()
-    stream.seek(0)
-    data = stream.read(_SEARCHED_BYTES)
-    stream.seek(place)
-    scans, at, components = 0, 2, 0
-    while (marker := _MARKER.search(data, at)) is not None and data[marker.start() + 1] != _END:
-        at = marker.end()
-        kind = data[at - 1]
-        if 0xC0 <= kind <= 0xC2:  # a frame; of the first two kinds, a scan of all its colours is the last one
-            components = 0 if kind == 0xC2 else data[at + 7] if at + 7 < len(data) else 0
-        if kind == _SCAN:
-            scans += 1
-            if components and data[at + 2 : at + 3] == bytes([components]):
-                return
-        if scans > MAX_SCANS:
-            raise ImageError(f"{name}: expected a JPEG of at most {MAX_SCANS} scans, got more")
-        at += max(2, int.from_bytes(data[at : at + 2], "big"))
-    if len(data) == _SEARCHED_BYTES and marker is None:
-        raise ImageError(
-            f"{name}: expected a JPEG of several scans to have at most {_SEARCHED_BYTES >> 20} MiB, got more"
-        )
-
-
-def _check_blocks(stream: IO[bytes], name: str) -> None:
-    """Refuse a JPEG 2000 picture that is cut into ever so many blocks; the stream is left where it is.
-
-    Each takes hundreds of bytes of the decoder's memory and none of the file's. What a header says is counted as if
-    it held for the whole picture.
-
-    Raises:
-        ImageError: It has more than `MAX_BLOCKS` blocks, or its headers are not whole.
-    """
-    place = stream.tell()
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(place)
-    starts = [found.start() for found in itertools.islice(re.finditer(_CODESTREAM, data), 17)]
-    if not starts:
-        raise ImageError(f"{name}: expected a whole JPEG 2000 picture, got one without its codestream")
-    try:
-        blocks = max(_blocks(data, start) for start in starts)  # of several, any may be what the decoder takes
-    except (ValueError, struct.error, IndexError) as error:
-        why = "one that is cut off" if isinstance(error, struct.error | IndexError) else str(error)
-        raise ImageError(f"{name}: expected a whole JPEG 2000 picture, got {why}") from error
-    if blocks > MAX_BLOCKS or len(starts) > 16:
-        raise ImageError(f"{name}: expected a JPEG 2000 picture of at most {MAX_BLOCKS:,} blocks, got more")
-
-
-def _blocks(data: bytes, start: int) -> int:
-    """Into how many blocks the headers of a JPEG 2000 codestream would at most cut its picture.
-
-    Raises:
-        ValueError: They are not what they should be; or struct.error, IndexError where they end too early.
-    """
-    _, *sides, components = struct.unpack_from(">HIIIIIIIIH", data, start + 6)
-    width, height = sides[0] - sides[2], sides[1] - sides[3]
-    at, end, most = start + 2, 0, 0
-    while at < len(data) - 2:
-        kind = int.from_bytes(data[at : at + 2], "big")
-        if kind == 0xFFD9:
-            break
-        if kind == 0xFF93:  # what is coded follows, to the end of this part
-            if end <= at:
-                raise ValueError(f"damage at byte {at:,}")
-            at = end
-            continue
-        (size,) = struct.unpack_from(">H", data, at + 2)
-        if kind not in _SEGMENTS or size < 2:
-            raise ValueError(f"damage at byte {at:,}")
-        if kind == 0xFF90:  # a part of a tile, which may have headers of its own
-            (length,) = struct.unpack_from(">I", data, at + 6)
-            end = at + length if length else len(data)
-        elif kind in (0xFF52, 0xFF53):
-            style = data[at + 4 : at + 2 + size]
-            # How all components are coded; how one is, whose number comes before and whose order does not.
-            first = 5 if kind == 0xFF52 else 2 if components < 257 else 3
-            own = style[0 if kind == 0xFF52 else first - 1] & 1 == 1
-            most = max(most, _blocks_of(style[first:], width, height, own=own))
-        at += 2 + size
-    return int(most * components)
-
-
-def _blocks_of(style: bytes, width: int, height: int, *, own: bool) -> int:
-    """How many precincts and code blocks a coding style makes of one component of a picture, in all resolutions."""
-    levels, count = min(style[0], 32), 0
-    for level in range(levels + 1):
-        across, down = (-(-side >> (levels - level)) for side in (width, height))
-        precinct = style[5 + level] if own else 0xFF
-        for x, y in ((precinct & 15, precinct >> 4), (style[1] % 16 + 2, style[2] % 16 + 2)):
-            count += -(-across >> x) * -(-down >> y)
-    return count
-
-
-_CHECKS: Final = {"JPEG": _check_scans, "JPEG2000": _check_blocks}
 
 
 def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:

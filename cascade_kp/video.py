@@ -36,6 +36,7 @@ _PATIENCE: Final = 300  # broken frames in a row after which a file is taken to 
 # Frames a file may have less than it declares: containers without a count give their length times the mean rate.
 _LESS: Final = 2
 _LESS_SHARE: Final = 0.01
+_PLAIN: Final = bytes(set(range(32, 256)) | set(b"\t\n\r"))  # what texts are made of, and no frame's bytes alone
 _INDEX_BYTES: Final = 32  # of a frame in the index of an MP4
 _SPARE_BYTES: Final = 1 << 17  # what lies in buffers, and the head of the index
 
@@ -275,8 +276,8 @@ def _opened(name: str) -> cv2.VideoCapture:
             raise ImageError(f"{expected} file, a camera's number or a stream's address, got no such file")
         if path.is_dir():
             raise ImageError(f"{expected}, got a folder")
-        if path.is_file() and not path.stat().st_size:
-            raise ImageError(f"{expected}, got an empty file (0 bytes)")
+        if path.is_file():
+            _check_head(path, expected)
     # An absolute path: FFmpeg takes what stands before a colon for a protocol.
     where = name if stream else os.path.abspath(name)  # noqa: PTH100 (".." stays as it was given)
     capture = cv2.VideoCapture(where, cv2.CAP_FFMPEG)
@@ -292,6 +293,19 @@ def _opened(name: str) -> cv2.VideoCapture:
         hint = f"ffmpeg -i {path.name} -c:v libx264 converted.mp4"
         raise ImageError(f"{name}: expected a codec that OpenCV can decode, got {code!r}; convert it with {hint}")
     raise ImageError(f"{expected}, got a file of another kind, or one that is cut off before its index")
+
+
+def _check_head(path: Path, expected: str) -> None:
+    """Refuse a file that is empty, or a text: FFmpeg follows playlists, and waits for minutes for what is not there."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise ImageError(f"{expected}, got a file that cannot be opened ({error.strerror})") from error
+    if not head:
+        raise ImageError(f"{expected}, got an empty file (0 bytes)")
+    if not head.startswith(b"YUV4MPEG2") and not head.translate(None, _PLAIN):
+        raise ImageError(f"{expected}, got a text file; playlists are not followed: give the video itself")
 
 
 def _camera(number: int) -> cv2.VideoCapture:

@@ -131,7 +131,8 @@ def test_a_file_without_a_single_frame(noise, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("text.mp4", b"no video, though it is called one", "got a file of another kind, or one that is cut off"),
+        ("text.mp4", b"no video, though it is called one", "got a text file; playlists are not followed"),
+        ("other.mp4", b"\0no video, though it is called one", "got a file of another kind, or one that is cut off"),
         ("empty.mp4", b"", r"got an empty file \(0 bytes\)"),
         ("cut.mp4", None, "got a file of another kind, or one that is cut off before its index"),
         ("codec.mp4", None, "expected a codec that OpenCV can decode, got 'zzzz'; convert it with ffmpeg -i codec.mp4"),
@@ -371,7 +372,7 @@ def test_a_file_that_names_an_address_makes_nobody_ask_there(tmp_path, capfd, su
         )
         for i, text in enumerate([*lists, f"ffconcat version 1.0\nfile {url}/a.mp4\n", dash]):
             path = put(tmp_path / f"{i}{suffix}", text.encode())
-            with pytest.raises(ImageError, match="got a file of another kind"):
+            with pytest.raises(ImageError, match="got a text file"):
                 read(path)
         socket.create_connection(server.getsockname()).close()  # which is seen, as theirs would be
         thread.join(0.5)

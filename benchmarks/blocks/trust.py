@@ -52,19 +52,20 @@ def _row(name: str, kinds: list[Result], *, timed: bool) -> list[str]:
 def _faults(results: Results) -> str:
     """What became of commands that were killed."""
     result = results["faults"]
-    killed = [row for row in result["rows"] if "kills" in row]
+    killed, counted = [row for row in result["rows"] if "kills" in row], ("kills", "unfinished", "finished")
     pairs = [row for row in result["rows"] if "refused" in row]
     rows = [
-        [row["job"], f"{row['kills']}", f"{row['finished']}", f"{row['undisturbed_s']:.0f} s", f"{row['wrong']}"]
+        [row["job"], *(f"{row[key]}" for key in counted), f"{row['undisturbed_s']:.0f} s", f"{row['wrong']}"]
         for row in killed
     ]
     said = "; ".join(f"{row['job']}: {row['refused']} refused, {row['wrong']} results differ" for row in pairs)
     text = f"""
-    `{shown(result["command"])}` printed this, on {machine(result)}{note(result, ";")}. *Ended before* are attempts that
-    were quicker than their moment, *wrong* files under a finished name that were not the undisturbed run's, after a
-    kill or at the end. Two commands at a time: {said}.
+    `{shown(result["command"])}` printed this, on {machine(result)}{note(result, ";")}. Every second kill came
+    when a new file had just appeared. *Unfinished* are kills that left a file under a temporary name, *ended before*
+    attempts that were quicker than their moment, *wrong* files under a finished name that were not the undisturbed
+    run's, after a kill or at the end. Two commands at a time: {said}.
     """
-    head = ["job", "killed", "ended before", "undisturbed", "wrong"]
+    head = ["job", "killed", "unfinished", "ended before", "undisturbed", "wrong"]
     return f"{paragraph(text)}\n\n{table(head, rows)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -354,11 +355,20 @@ def load_coco(source: Path) -> object:
         DataError: It cannot be read, or is no JSON.
     """
     try:
-        return json.loads(source.read_text(encoding="utf-8-sig"))
+        return json.loads(source.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(f"{source}:{error.lineno}: expected COCO JSON, got: {error.msg}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{source}:1: expected COCO JSON, got a file that cannot be read: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose keys stand in it once: of two, JSON's readers take one and lose the other in silence."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:80]!r} stands twice in an object")
+    return values
 
 
 def parse_coco(data: object, scheme: Scheme, source: str, *, frame: str | None = None) -> Document:

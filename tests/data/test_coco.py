@@ -141,6 +141,9 @@ def test_no_json(tmp_path):
     path.write_text('{"images":\n[}')
     with pytest.raises(DataError, match=r"faces.json:2: expected COCO JSON, got: Expecting value"):
         read_coco(path, case.SCHEME)
+    path.write_text('{"images": [], "categories": [], "annotations": [{"id": 1, "id": 1}], "images": []}')
+    with pytest.raises(DataError, match=r"cannot be read: the key 'id' stands twice in an object"):
+        read_coco(path, case.SCHEME)
     path.write_bytes(b"\xff\xff\xff")
     with pytest.raises(DataError, match=r"faces.json:1: expected COCO JSON, got a file that cannot be read"):
         read_coco(path, case.SCHEME)
