@@ -58,17 +58,39 @@ def temporary_beside(path: Path, suffix: str = ".tmp") -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
 
 
-def put_in_place(half: Path, target: Path) -> None:
+def put_in_place(half: Path, target: Path, *, overwrite: bool = True) -> None:
     """Give a file that is whole its name, and have both on the disk: a power cut leaves the old file or the new one.
 
     Raises:
+        FileExistsError: There is a file of that name, however late it came, and it is not to be replaced.
         OSError: It cannot be moved, or the disk is full.
     """
     _flush(half, os.O_RDWR)
-    half.replace(target)
+    if overwrite:
+        half.replace(target)
+    else:
+        _put_new(half, target)
     # Neither Windows nor every network file system can flush a folder; the file itself is safe by then.
     with contextlib.suppress(OSError):
         _flush(target.parent, os.O_RDONLY)
+
+
+def _put_new(half: Path, target: Path) -> None:
+    """Move a file to a name that must be free."""
+    try:
+        # In one step: who was killed between taking a name and filling it would leave an empty file under it.
+        os.link(half, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no links here, as on FAT
+        target.open("xb").close()
+        try:
+            half.replace(target)
+        except OSError:
+            target.unlink()
+            raise
+    else:
+        half.unlink()
 
 
 def _flush(path: Path, how: int) -> None:

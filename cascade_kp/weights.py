@@ -166,9 +166,7 @@ def save_model(
             half = Path(scratch) / target.name
             save_file(tensors, half, {_KEY: text})
             half.chmod(0o644)
-            if not overwrite:
-                target.open("xb").close()  # fails where there is a file, however late it came
-            put_in_place(half, target)
+            put_in_place(half, target, overwrite=overwrite)
     except FileExistsError as error:
         raise ModelError(
             f"{target}: expected the name of a new file, got one that exists; nothing is overwritten"

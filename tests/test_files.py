@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cascade_kp.errors import InputError
-from cascade_kp.files import GrowingFile, write_file
+from cascade_kp.files import GrowingFile, put_in_place, write_file
 
 
 def names(folder):
@@ -150,3 +151,64 @@ def test_standard_output_is_written_into_also_where_it_is_a_pipe(tmp_path):
     code = "from cascade_kp.files import write_file; write_file('/dev/stdout', 'a row')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("a row", "")
+
+
+class TestNewNames:
+    """A file that must not replace another: its name is free, or it bears the whole file, at every moment."""
+
+    @staticmethod
+    def half(tmp_path):
+        path = tmp_path / "half"
+        path.write_bytes(b"whole")
+        return path
+
+    @pytest.fixture(params=["links", "no links"])
+    def links(self, request, monkeypatch):
+        if request.param == "no links":
+
+            def refuse(*_):
+                raise OSError(errno.EPERM, "Operation not permitted")
+
+            monkeypatch.setattr(os, "link", refuse)
+
+    @pytest.mark.usefixtures("links")
+    def test_it_takes_a_free_name(self, tmp_path):
+        put_in_place(self.half(tmp_path), tmp_path / "new", overwrite=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["new"]
+        assert (tmp_path / "new").read_bytes() == b"whole"
+
+    @pytest.mark.usefixtures("links")
+    def test_a_file_that_is_there_stays(self, tmp_path):
+        (tmp_path / "new").write_bytes(b"other")
+        with pytest.raises(FileExistsError):
+            put_in_place(self.half(tmp_path), tmp_path / "new", overwrite=False)
+        assert (tmp_path / "new").read_bytes() == b"other"
+        assert (tmp_path / "half").exists()
+
+    def test_the_name_is_never_taken_by_something_that_is_not_the_file(self, tmp_path, monkeypatch):
+        """Killed at any of these calls, as ``benchmarks.faults`` found: no empty file, which would be in the way."""
+        seen = []
+        for name in ("link", "fsync", "replace", "unlink", "rename"):
+            real = getattr(os, name)
+
+            def noting(*args, real=real, **kwargs):
+                before = (tmp_path / "new").read_bytes() if (tmp_path / "new").exists() else None
+                result = real(*args, **kwargs)
+                seen.extend([before, (tmp_path / "new").read_bytes() if (tmp_path / "new").exists() else None])
+                return result
+
+            monkeypatch.setattr(os, name, noting)
+        put_in_place(self.half(tmp_path), tmp_path / "new", overwrite=False)
+        assert seen[0] is None
+        assert set(seen) == {None, b"whole"}
+
+    def test_without_links_a_move_that_fails_gives_the_name_back(self, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        half = self.half(tmp_path)
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(Path, "replace", refuse)
+        with pytest.raises(OSError, match="not permitted"):
+            put_in_place(half, tmp_path / "new", overwrite=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["half"]
