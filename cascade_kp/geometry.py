@@ -203,7 +203,8 @@ def upright_frames(points: Tensor, reference: Tensor, margin: float, size: int) 
     # With one of the two centred, where the other lies cancels out.
     upright = reference - reference.mean(dim=0)
     turned = torch.stack([upright, torch.stack([-upright[:, 1], upright[:, 0]], dim=1)]).flatten(1)
-    dot, cross = (points.flatten(1) @ turned.T).unbind(dim=1)
+    # Each face's own sums: a matrix product adds up in another order where there are other faces beside it.
+    dot, cross = (points.flatten(1)[:, None] * turned).sum(dim=-1).unbind(dim=1)
     angle = torch.atan2(cross, dot)
     cos, sin = torch.cos(angle), torch.sin(angle)
     rotation = torch.stack([cos, -sin, sin, cos], dim=-1).reshape(-1, 2, 2)

@@ -449,6 +449,16 @@ class TestUprightFrames:
             geometry.upright_frames(points, moved, 1.3, 64), geometry.upright_frames(points, reference, 1.3, 64)
         )
 
+    @pytest.mark.parametrize("keypoints", [5, 68])
+    def test_a_face_has_the_frame_to_the_last_bit_whatever_lies_beside_it(self, keypoints):
+        rng = np.random.default_rng(2)
+        reference = torch.from_numpy(mean_face()).float()[:keypoints]
+        points = torch.from_numpy(rng.normal(0, 40, (33, keypoints, 2)) + 300).float() + 60 * reference
+        together = geometry.upright_frames(points, reference, 1.3, 96)
+        for count in (1, 2, 8):
+            apart = [geometry.upright_frames(part, reference, 1.3, 96) for part in points.split(count)]
+            assert torch.equal(torch.cat(apart), together)
+
     def test_no_faces(self):
         reference = torch.from_numpy(mean_face())
         assert geometry.upright_frames(torch.zeros(0, 68, 2).double(), reference, 1.3, 64).shape == (0, 2, 3)
