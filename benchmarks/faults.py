@@ -14,6 +14,7 @@ the result is the undisturbed run's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -172,7 +173,7 @@ def jobs(root: Path) -> list[Job]:
 
 
 def begin(job: Job, out: Path, which: str = "") -> subprocess.Popen[bytes]:
-    """The command, in a group of its own; what it says goes beside the folder, ``which`` of several in its name."""
+    """The command, in a session of its own; what it says goes beside the folder, ``which`` of several in its name."""
     out.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (out.parent / f"{out.name}{which}.said").open("wb") as told:
@@ -222,6 +223,30 @@ def until(process: subprocess.Popen[bytes], out: Path, moment_s: float, late_s: 
     return None
 
 
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command and all that it started; workers of Ray are in groups of their own, and in its session."""
+    while found := [number for number in processes() if alive(number, process.pid)]:
+        for number in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    process.wait()
+
+
+def processes() -> list[int]:
+    """Of the whole machine."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def alive(number: int, session: int) -> bool:
+    """Whether a process is of a session, and not yet dead."""
+    try:
+        said = Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return False
+    state, _, _, its_session = said.rpartition(")")[2].split()[:4]
+    return state != "Z" and int(its_session) == session
+
+
 def disturbed(job: Job, root: Path, kills: int, seed: int) -> dict[str, Any]:
     """The job undisturbed, then killed so many times, then to its end."""
     moments = random.Random(seed)  # noqa: S311 (moments, no secrets)
@@ -239,8 +264,7 @@ def disturbed(job: Job, root: Path, kills: int, seed: int) -> dict[str, Any]:
         late = moments.uniform(0, _LATE_S) if killed % 2 else None
         code = until(process, out, moments.uniform(0, seconds), late)
         if code is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(process)
             killed += 1
             unfinished += any(part.startswith(_HALF) for name in names(out) - begun for part in Path(name).parts)
             # Tables of a batch grow; what is there must be readable, and is compared at the end.

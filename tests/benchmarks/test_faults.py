@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 import pytest
 
 faults = pytest.importorskip("benchmarks.faults", reason="benchmarks/ is not part of the wheel")
@@ -74,3 +77,21 @@ def test_not_both_of_two_may_refuse(tmp_path):
 def test_who_ends_ill_and_does_not_say_why_has_not_refused(tmp_path):
     silent = EXCLUSIVE.replace(faults._REFUSAL, "no luck").replace("sys.exit(", "sys.exit(3) or (")
     assert faults.paired(job(silent), tmp_path) == {"refused": 0, "wrong": 1}
+
+
+def test_what_left_the_group_of_a_command_is_killed_with_it(tmp_path):
+    """As the workers of Ray do."""
+    child = "import os, time; os.setpgid(0, 0); open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; ' + {child!r}, sys.argv[1]])"
+    told = tmp_path / "told"
+    process = faults.begin(
+        faults.Job("parent", lambda _: ["-c", parent, str(told)], faults.files("*")), tmp_path / "out"
+    )
+    while not told.exists() or not told.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    number = int(told.read_text())
+    assert faults.alive(number, process.pid)
+    faults.kill(process)
+    assert process.returncode == -signal.SIGKILL
+    assert not faults.alive(number, process.pid)
