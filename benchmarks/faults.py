@@ -90,7 +90,7 @@ class Job:
         name: of the job.
         command: arguments for Python, given the folder to write to.
         made: what was made there under its final name: digests by name.
-        again: whether the command goes on where it was stopped; otherwise a folder with its result needs no more.
+        again: whether the command may be given once more where its result is; otherwise a new folder is begun then.
     """
 
     name: str
