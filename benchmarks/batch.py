@@ -44,6 +44,7 @@ first finished shard. Memory is a worker's peak, in one process, of resident pag
 compressed. memory: bytes that Python and NumPy ask for, by tracemalloc: the peak of listing the pictures, a file; a
 face's row as a worker holds it; and the same in the table that is made of the rows of a shard.
 """
+_MOST_APART_PX = 1e-3
 _BAD = 20
 _DRIVER_KILLS = 2
 
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = {"model": args.model, "pictures": args.pictures, "shard": args.shard, "kill_every": args.kill_every}
         told = {"rows": rows, "killed": {**disturbed, **found}, "memory": grows}
         record.write(args.json, {**result, "settings": settings, **told})
-    if found["lost"] or found["doubled"]:
+    if found["lost"] or found["doubled"] or found["apart_px"] is None or found["apart_px"] > _MOST_APART_PX:
         sys.exit(1)
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 __all__ = ["main", "missing"]
 
-NAMES = ("pts", "kaggle", "kaggle npz", "dlib", "cvat", "coco", "csv", "scheme", "recipe", "parquet", "split")
+NAMES: tuple[str, ...] = ("pts", "kaggle", "kaggle npz", "dlib", "cvat", "coco", "csv", "scheme", "recipe", "parquet")
+NAMES += ("split", "tar", "boxes json", "boxes csv")
 """The readers: named here as well, because what they import must be instrumented when it is first imported."""
 
 _LONGEST = 1 << 16

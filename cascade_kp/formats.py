@@ -41,6 +41,7 @@ __all__ = [
     "write_pts",
 ]
 
+_MOST_BYTES = 16 << 20  # of a .pts file
 _TO_CONTINUOUS = -0.5  # 1-based pixel centre -> continuous
 _BOX_COLUMNS = ("box_x0", "box_y0", "box_x1", "box_y1")
 _FACE_KEYS = ("box", "score", "keypoints", "sigma", "coarse")
@@ -121,11 +122,14 @@ def read_pts(path: str | os.PathLike[str]) -> NDArray[np.float64]:
         DataError: The file cannot be read or is broken; the message names file and line.
     """
     try:
-        # A byte that is no UTF-8 becomes a visible replacement: the parser then names the line it is on.
-        text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
+        with Path(path).open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise DataError(f"{os.fspath(path)}:1: cannot read the file: {error.strerror or error}") from error
-    return parse_pts(text, os.fspath(path))
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"{os.fspath(path)}:1: expected a .pts file of at most {_MOST_BYTES >> 20} MiB, got more")
+    # A byte that is no UTF-8 becomes a visible replacement: the parser then names the line it is on.
+    return parse_pts(data.decode("utf-8-sig", errors="replace"), os.fspath(path))
 
 
 def write_pts(path: str | os.PathLike[str], points: ArrayLike) -> None:

@@ -1,7 +1,7 @@
 """What a picture's headers would make a decoder do beyond its number of pixels: looked at before anything is decoded.
 
 Memory and time follow from the size of a picture for most formats. JPEG and JPEG 2000 can ask for more: for pixels that
-are gone through again and again, and for blocks that take memory and nothing of the file.
+are gone through again and again, and for blocks that take memory and nothing of the file. BMP can, by run lengths.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _SEGMENTS: Final = frozenset(
     | {0xFF63, 0xFF64, 0xFF74, 0xFF75, 0xFF77, 0xFF78, 0xFF90}
 )
 
+_RUN_LENGTHS: Final = (1, 2)  # of a BMP's compression: of 8 and of 4 bits
+
 
 def check_header(kind: str, stream: IO[bytes], name: str) -> None:
     """Refuse a picture whose headers ask for more than a picture of its size needs; the stream is left where it is.
@@ -44,7 +46,7 @@ def check_header(kind: str, stream: IO[bytes], name: str) -> None:
 
     Raises:
         ImageError: A JPEG of more than `MAX_SCANS` scans, a JPEG 2000 picture of more than `MAX_BLOCKS` blocks, or
-            either of headers that do not tell.
+            either of headers that do not tell; a BMP of run lengths.
     """
     check = _CHECKS.get(kind)
     if check is None:
@@ -150,4 +152,16 @@ def _blocks_of(style: bytes, width: int, height: int, *, own: bool) -> int:
     return count
 
 
-_CHECKS: Final = {"JPEG": _check_scans, "JPEG2000": _check_blocks}
+def _check_runs(stream: IO[bytes], name: str) -> None:
+    """Refuse a BMP of run lengths: they may leave the picture, which PIL follows with memory, and in Python.
+
+    Raises:
+        ImageError: It has such.
+    """
+    header = stream.read(34)
+    # The older of its headers, of 12 bytes, have no place to say it.
+    if len(header) == 34 and int.from_bytes(header[14:18], "little") >= 40 and header[30] in _RUN_LENGTHS:
+        raise ImageError(f"{name}: expected a BMP without run lengths (RLE), got one with them; save it as PNG")
+
+
+_CHECKS: Final = {"BMP": _check_runs, "JPEG": _check_scans, "JPEG2000": _check_blocks}

@@ -37,6 +37,11 @@ _PATIENCE: Final = 300  # broken frames in a row after which a file is taken to 
 _LESS: Final = 2
 _LESS_SHARE: Final = 0.01
 _PLAIN: Final = bytes(set(range(32, 256)) | set(b"\t\n\r"))  # what texts are made of, and no frame's bytes alone
+_HEAD_BYTES: Final = 1 << 16
+# What FFmpeg knows playlists and session descriptions by; before all of them a tag of MP3s may stand.
+_LISTS: Final = (b"#EXTM3U", b"ffconcat", b"v=0", b"ID3")
+_XML_LISTS: Final = (b"<mpd", b"<compositionplaylist")
+_SLOW_S: Final = 10.0  # a frame of a file that takes so long and then fails is the last one asked for
 _INDEX_BYTES: Final = 32  # of a frame in the index of an MP4
 _SPARE_BYTES: Final = 1 << 17  # what lies in buffers, and the head of the index
 
@@ -94,10 +99,11 @@ class VideoReader:
         """Each frame, (H, W, 3) uint8 RGB; or an error in the place of one that cannot be decoded."""
         failed = 0
         while True:
+            asked = time.monotonic()
             done, pixels = self._capture.read()
             if not done:
                 failed += 1
-                if self.live or failed > _PATIENCE:
+                if self.live or failed > _PATIENCE or time.monotonic() - asked > _SLOW_S:
                     return
                 continue
             # That frames failed, and did not end, is only known now.
@@ -296,16 +302,19 @@ def _opened(name: str) -> cv2.VideoCapture:
 
 
 def _check_head(path: Path, expected: str) -> None:
-    """Refuse a file that is empty, or a text: FFmpeg follows playlists, and waits for minutes for what is not there."""
+    """Refuse a file that is empty, a text or a playlist: FFmpeg follows these to other files, and waits for them."""
     try:
         with path.open("rb") as file:
-            head = file.read(4096)
+            head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise ImageError(f"{expected}, got a file that cannot be opened ({error.strerror})") from error
     if not head:
         raise ImageError(f"{expected}, got an empty file (0 bytes)")
-    if not head.startswith(b"YUV4MPEG2") and not head.translate(None, _PLAIN):
-        raise ImageError(f"{expected}, got a text file; playlists are not followed: give the video itself")
+    text = not head.startswith(b"YUV4MPEG2") and not head[:4096].translate(None, _PLAIN)
+    small = head.lower()
+    xml = any(name in small for name in _XML_LISTS) and (b"xmlns" in small or b"urn:mpeg:dash" in small)
+    if text or xml or head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS):
+        raise ImageError(f"{expected}, got a text or a playlist, which is not followed: give the video itself")
 
 
 def _camera(number: int) -> cv2.VideoCapture:

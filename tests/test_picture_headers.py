@@ -135,3 +135,32 @@ class TestBlocks:
         assert decode_image(data).shape == (200, 300, 3)
         with pytest.raises(ImageError, match="expected a JPEG 2000 file of at most 0 MiB, got more"):
             decode_image(data + b"!")
+
+
+class TestRunLengths:
+    """BMP: PIL unpacks run lengths in Python, and follows them out of the picture."""
+
+    @staticmethod
+    def bmp(width, height, runs, compression=1, header=40):
+        palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+        start = 14 + header + len(palette)
+        head = struct.pack("<2sIHHI", b"BM", start + len(runs), 0, 0, start)
+        head += struct.pack("<IiiHHIIiiII", header, width, height, 1, 8, compression, len(runs), 0, 0, 256, 0)
+        return head + bytes(header - 40) + palette + runs
+
+    @pytest.mark.parametrize("compression", [1, 2])
+    @pytest.mark.parametrize("header", [40, 108, 124])
+    def test_they_are_refused_before_anything_is_decoded(self, monkeypatch, compression, header):
+        monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("decoded"))
+        # A kibibyte that would take 16 GB: from the picture's corner to 255 rows above it.
+        data = self.bmp(64_000_000, 2, b"\0\2\0\xff\0\1", compression, header)
+        with pytest.raises(ImageError, match="expected a BMP without run lengths"):
+            decode_image(data)
+
+    def test_one_without_is_read(self):
+        data = self.bmp(4, 3, bytes(range(12)), compression=0)
+        assert decode_image(data)[..., 0].tolist() == [[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]
+
+    def test_the_oldest_header_has_none(self):
+        head = struct.pack("<2sIHHI", b"BM", 26 + 3 * 4 * 4, 0, 0, 26) + struct.pack("<IHHHH", 12, 4, 4, 1, 24)
+        assert decode_image(head + bytes([1, 2, 3]) * 16)[0, 0].tolist() == [3, 2, 1]

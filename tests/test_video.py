@@ -131,7 +131,7 @@ def test_a_file_without_a_single_frame(noise, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("text.mp4", b"no video, though it is called one", "got a text file; playlists are not followed"),
+        ("text.mp4", b"no video, though it is called one", "got a text or a playlist, which is not followed"),
         ("other.mp4", b"\0no video, though it is called one", "got a file of another kind, or one that is cut off"),
         ("empty.mp4", b"", r"got an empty file \(0 bytes\)"),
         ("cut.mp4", None, "got a file of another kind, or one that is cut off before its index"),
@@ -324,6 +324,18 @@ def test_a_camera_that_is_unplugged_is_told(monkeypatch):
     assert problem == "camera 0: no more frames came after 5"
 
 
+def test_a_file_whose_frames_are_waited_for_in_vain_ends(monkeypatch, clip):
+    """FFmpeg gives up after half a minute, and would be asked hundreds of times."""
+    capture = Capture(colours(3), count=50)
+    stood_in(monkeypatch, capture)
+    clock = iter(range(0, 10**6, 11))  # every look at it is eleven seconds later
+    monkeypatch.setattr("cascade_kp.video.time.monotonic", lambda: float(next(clock)))
+    frames, _, problem = read(clip)
+    assert len(frames) == 3
+    assert "expected 50 frames" in problem
+    assert next(clock) < 11 * 20
+
+
 @pytest.mark.parametrize("fps", [0.0, float("nan"), -1.0, 90_000.0])
 def test_a_rate_that_makes_no_sense_is_replaced(monkeypatch, fps):
     stood_in(monkeypatch, Capture([], fps=fps))
@@ -370,9 +382,12 @@ def test_a_file_that_names_an_address_makes_nobody_ask_there(tmp_path, capfd, su
             f"{head}#EXTINF:9,\n{url}/a.ts\n",
             f'{head}#EXT-X-KEY:METHOD=AES-128,URI="{url}/key"\n#EXTINF:9,\na.ts\n',
         )
-        for i, text in enumerate([*lists, f"ffconcat version 1.0\nfile {url}/a.mp4\n", dash]):
+        concat = f"ffconcat version 1.0\nfile {url}/a.mp4\n"
+        hidden = [text.replace("\n", "\n#\1\2\n", 1) for text in (lists[0], concat)]  # no texts, and followed
+        tagged = "ID3\4\0\0\0\0\0\0" + lists[0]
+        for i, text in enumerate([*lists, concat, dash, *hidden, dash.replace("?>", "?><!--\1-->"), tagged]):
             path = put(tmp_path / f"{i}{suffix}", text.encode())
-            with pytest.raises(ImageError, match="got a text file"):
+            with pytest.raises(ImageError, match="got a text or a playlist"):
                 read(path)
         socket.create_connection(server.getsockname()).close()  # which is seen, as theirs would be
         thread.join(0.5)

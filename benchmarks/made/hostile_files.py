@@ -7,10 +7,12 @@ more of them by what the code does.
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -31,6 +33,7 @@ from cascade_kp.data.readers import read_300w, read_samples, read_split, write_s
 from cascade_kp.data.synthetic import synthetic_face
 from cascade_kp.data.tables import read_csv, write_csv
 from cascade_kp.errors import ImageError
+from cascade_kp.evaluation.boxes import read_boxes
 from cascade_kp.formats import format_pts
 from cascade_kp.schemes import load_scheme
 from cascade_kp.training.recipe import load_recipe
@@ -285,6 +288,42 @@ def _parquet() -> list[bytes]:
             parquet.write_table(pa.table(column), sink, row_group_size=2, **options)
             made.append(sink.getvalue().to_pybytes())
     return made
+
+
+def _tar() -> list[bytes]:
+    files = {f"{i}.png": _png(sample["image"]) for i, sample in enumerate(_samples())} | {"labels.txt": b"none"}
+    made = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        for mode in ("w", "w:gz"):
+            sink = io.BytesIO()
+            with tarfile.open(fileobj=sink, mode=mode, format=form) as tar:
+                for name, content in files.items():
+                    member = tarfile.TarInfo(name if form == tarfile.USTAR_FORMAT else "\u00e9" * 60 + name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                link = tarfile.TarInfo("link.png")
+                link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+                tar.addfile(link)
+            made.append(sink.getvalue())
+    return made
+
+
+_BOXES: dict[str, list[list[float]]] = {
+    "face0.png": [[10.5, 12.0, 80.0, 90.0]],
+    "face1.png": [[1, 2, 30, 40], [5, 6, 70, 80]],
+    "none.png": [],
+}
+
+
+def _boxes_json() -> list[bytes]:
+    told = [{"image": name, "faces": [{"box": box} for box in boxes]} for name, boxes in _BOXES.items()]
+    return ["".join(json.dumps(line) + "\n" for line in told).encode()]
+
+
+def _boxes_csv() -> list[bytes]:
+    rows = [",".join(map(str, [name, *box])) for name, boxes in _BOXES.items() for box in boxes]
+    heads = ("image,x0,y0,x1,y1", "image,box_x0,box_y0,box_x1,box_y1")
+    return ["\n".join([head, *rows, ""]).encode() for head in heads]
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -602,6 +641,38 @@ def _bad_parquet() -> list[bytes]:
     ]
 
 
+def _header(kind: bytes, size: int) -> bytes:
+    """A tar's header of a type and a size, however mad, with the sum that it must have."""
+    member = tarfile.TarInfo("x.jpg")
+    member.type = kind
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % (1 << 88)).to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:512]))
+    return bytes(header)
+
+
+def _bad_tar() -> list[bytes]:
+    kinds = [bytes([kind]) for kind in b"01235SLKxgXV"]
+    sizes = (-(2**40), -1, 1 << 20, 1 << 31, 1 << 60, 1 << 87)
+    made = [_header(kind, size) + bytes(2048) for kind in kinds for size in sizes]
+    notes = [(b"x", b"30 GNU.sparse.size=-9999999999\n"), (b"g", b"23 hdrcharset=\xff\xfe\0abcd\n"), (b"x", b"9" * 900)]
+    notes += [(b"x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"), (b"x", b"19 size=99999999999\n")]
+    made += [_header(kind, len(note)) + note.ljust(1024, b"\0") + _tar()[0] for kind, note in notes]
+    made += [_header(b"g", 1024) * 1200, _header(b"L", 8) + bytes(512)]
+    with io.BytesIO() as sink:
+        with gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=1) as packed:
+            packed.write(_header(b"x", 700 << 20))
+            for _ in range(700):
+                packed.write(bytes(1 << 20))
+        made.append(sink.getvalue())
+    return [*made, *_any_text(), _tar()[0] + _tar()[1], _tar()[0][:-700]]
+
+
+def _bad_boxes(line: str) -> list[bytes]:
+    numbers = ("9" * 400, "1e300", "-1e300", "NaN", "Infinity", "null", '"1"', "[]", "true", "1_0")
+    return [line.format(number).encode() for number in numbers] + _any_text()
+
+
 # ---------------------------------------------------------------------------------------------- readers
 
 
@@ -641,7 +712,13 @@ def _read_split(path: Path) -> None:
         raise AssertionError("a split list of nothing")
 
 
-def _read_parquet(path: Path) -> None:
+def _read_boxes(path: Path) -> None:
+    for boxes in read_boxes(path).boxes.values():
+        if boxes.shape != (len(boxes), 4) or not np.isfinite(boxes).all():
+            raise AssertionError(f"boxes of shape {boxes.shape}, or infinite ones")
+
+
+def _read_packed(path: Path) -> None:
     source, entries = find_input(str(path), apart_from=str(path.parent / "out"), column="", shard_size=lambda _: 2)
     for picture in pictures(source, entries):
         if not picture.name or not isinstance(picture.source, bytes | str | ImageError):
@@ -658,6 +735,11 @@ READERS: dict[str, Reader] = {
     "csv": Reader(".csv", _labels(read_csv), _csv, _bad_csv),
     "scheme": Reader(".toml", load_scheme, _embedded("schemes"), _bad_scheme),
     "recipe": Reader(".toml", load_recipe, _embedded("recipes"), _bad_recipe),
-    "parquet": Reader(".parquet", _read_parquet, _parquet, _bad_parquet),
+    "parquet": Reader(".parquet", _read_packed, _parquet, _bad_parquet),
     "split": Reader(".txt", _read_split, lambda: [b"# faces\nhelen/a\nhelen/b_1\n"], _any_text),
+    "tar": Reader(".tar", _read_packed, _tar, _bad_tar),
+    "boxes json": Reader(
+        ".json", _read_boxes, _boxes_json, lambda: _bad_boxes('{{"image": "a", "faces": [{{"box": [0, 0, 9, {}]}}]}}')
+    ),
+    "boxes csv": Reader(".csv", _read_boxes, _boxes_csv, lambda: _bad_boxes("image,x0,y0,x1,y1\na.png,0,0,9,{}\n")),
 }

@@ -582,6 +582,15 @@ def _bomb_in_webp() -> Mutant:
     return Mutant("", "121 megapixels in a webp", ".webp", content)
 
 
+def _bomb_of_runs(width: int, height: int, runs: bytes) -> Mutant:
+    """A BMP of run lengths that leave the picture, or leave its rows empty."""
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    start, data = 54 + len(palette), runs + b"\0\1"
+    head = struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start)
+    head += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return Mutant("", f"{width}x{height} pixels of run lengths in a bmp", ".bmp", head + palette + data)
+
+
 def _bomb_of_scans(*, progressive: bool) -> Mutant:
     content = _many_scans(20_000, progressive=progressive)
     return Mutant("", f"a jpeg of 20,000 scans, progressive: {progressive}", ".jpg", content)
@@ -620,6 +629,8 @@ _BOMBS: tuple[Callable[[], Mutant], ...] = (
     lambda: _bomb_of_blocks(1, 1),
     lambda: _bomb_of_blocks(2, 3),
     lambda: _bomb_of_blocks(15, 4),
+    lambda: _bomb_of_runs(64_000_000, 2, b"\0\2\0\xff"),
+    lambda: _bomb_of_runs(64_000, 2000, b"\1\0\0\0" * 2000),
 )
 
 

@@ -7,10 +7,10 @@ file and line, or, with ``skip_bad``, an entry of :attr:`Samples.skipped` and a 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from cascade_kp.data.samples import Entry, LeftOut, PictureFile, Samples
 from cascade_kp.data.tables import open_table, read_csv
 from cascade_kp.data.xml_tree import root_tag
 from cascade_kp.errors import DataError, InputError
+from cascade_kp.files import is_special, write_file
 from cascade_kp.schemes import Scheme, as_scheme
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def write_sample(
         The paths of the picture and of the annotation.
 
     Raises:
-        InputError: The stem is no plain file name, the image is not (H, W, 3) uint8, or the points
-            cannot be written.
+        InputError: The stem is no plain file name, the image is not (H, W, 3) uint8, the points cannot be written, or
+            the folder cannot be written to.
     """
     if not stem or stem != Path(stem).name or stem.startswith("."):
         raise InputError(f"stem must be a plain file name without folders, not hidden, got {stem!r}")
@@ -227,15 +228,15 @@ def write_sample(
         raise InputError(f"image must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
     formats.format_pts(points)  # refuses what cannot be written before anything is
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target}: expected a folder that can be made, got {error.strerror or error}") from error
     picture, annotation = target / f"{stem}.png", target / f"{stem}.pts"
     # The picture first: an annotation without picture is an error to the reader, a lone picture is not.
-    temporary = target / f".{stem}.{secrets.token_hex(4)}.tmp"
-    try:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
-        temporary.replace(picture)
-    finally:
-        temporary.unlink(missing_ok=True)
+    encoded = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, format="PNG")
+    write_file(picture, encoded.getvalue())
     formats.write_pts(annotation, points)
     return picture, annotation
 
@@ -301,6 +302,7 @@ def _annotations(root: Path) -> list[tuple[Path, dict[str, list[Path]]]]:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != "__MACOSX")
         paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+        paths = [path for path in paths if not is_special(path)]  # a pipe is waited for, a device may have no end
         pictures: dict[str, list[Path]] = {}
         for path in paths:
             if path.suffix.lower() in _PICTURES:

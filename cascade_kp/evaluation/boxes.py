@@ -7,17 +7,19 @@ import hashlib
 import json
 import os
 import posixpath
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from cascade_kp.detect import box_iou
 from cascade_kp.errors import DataError, InputError
+from cascade_kp.geometry import MAX_BOX_PX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +155,26 @@ def read_boxes(path: str | os.PathLike[str], mat_box: MatBox = "bb_detector") ->
     return BoxFile(file, hashlib.sha256(content).hexdigest(), arrays)
 
 
+_UNPACK_S = 60.0
+_UNPACK = """
+import json, sys
+import numpy as np
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+except ImportError:  # on Windows
+    pass
+import scipy.io
+
+def plain(value):
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+try:
+    print(json.dumps(scipy.io.loadmat(sys.argv[1], simplify_cells=True), default=plain))
+except BaseException as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
 _NONE = object()  # in place of a box: a picture that has none
 _Row = tuple[str, Any, Any]  # where it stands, the picture, its box
 
@@ -169,18 +191,17 @@ def _name(text: object, where: str) -> tuple[str, ...]:
 def _checked(box: object, where: str) -> list[float]:
     try:
         values = [float(value) for value in np.asarray(box).ravel().tolist()]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = []
-    if len(values) != 4 or not np.isfinite(values).all() or values[0] >= values[2] or values[1] >= values[3]:
-        raise DataError(f"{where}: expected a box of 4 numbers, x0 < x1 and y0 < y1, got {box!r}")
+    known = len(values) == 4 and bool((np.abs(values) <= MAX_BOX_PX).all())
+    if not known or values[0] >= values[2] or values[1] >= values[3]:
+        expected = f"expected a box of 4 numbers up to {MAX_BOX_PX:,.0f}, x0 < x1 and y0 < y1"
+        raise DataError(f"{where}: {expected}, got {repr(box)[:200]}")
     return values
 
 
 def _from_mat(file: Path, mat_box: MatBox) -> list[_Row]:
-    try:
-        content = scipy.io.loadmat(file, simplify_cells=True)
-    except (OSError, ValueError, TypeError, IndexError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise DataError(f"{file}: expected a MATLAB file of version 7 or older, got: {error}") from error
+    content = _unpacked(file)
     cells = content.get("bounding_boxes")
     if cells is None:
         found = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "nothing"
@@ -193,6 +214,26 @@ def _from_mat(file: Path, mat_box: MatBox) -> list[_Row]:
             raise DataError(f"{where}: expected a struct with imgName and {mat_box}, got {found}")
         rows.append((where, cell["imgName"], np.asarray(_checked(cell[mat_box], where)) - 0.5))
     return rows
+
+
+def _unpacked(file: Path) -> dict[str, Any]:
+    """The variables of a MATLAB file, as JSON would hold them.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    # Damaged ones end SciPy's process, or take memory without a bound: it gets one of its own.
+    command = [sys.executable, "-P", "-c", _UNPACK, os.path.abspath(file)]  # noqa: PTH100 (as it was given)
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_UNPACK_S, check=False)  # noqa: S603 (our program)
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        why = said[-1] if said else f"one that ends its reader ({done.returncode})"
+        content: dict[str, Any] | None = None if done.returncode else json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        content, why = None, str(error)
+    if content is None:
+        raise DataError(f"{file}: expected a MATLAB file of version 7 or older, got: {why[:200]}")
+    return content
 
 
 def _from_csv(file: Path, _: MatBox) -> list[_Row]:

@@ -245,9 +245,9 @@ def test_parquet(tmp_path, encoded, model, form):
 
 @pytest.mark.usefixtures("in_process")
 def test_what_is_too_large_for_a_picture_is_not_read(tmp_path, encoded, model, monkeypatch):
-    monkeypatch.setattr(sources, "_MOST_BYTES", max(map(len, encoded.values())))
+    monkeypatch.setattr(sources, "MOST_BYTES", max(map(len, encoded.values())))
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, content in [("large.png", bytes(sources._MOST_BYTES + 1)), *encoded.items()]:
+        for name, content in [("large.png", bytes(sources.MOST_BYTES + 1)), *encoded.items()]:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
@@ -256,9 +256,91 @@ def test_what_is_too_large_for_a_picture_is_not_read(tmp_path, encoded, model, m
     (wrong,) = rows(tmp_path / "out", "errors")
     assert wrong["image"].endswith("a.tar#large.png")
     assert "expected a file of at most" in wrong["reason"]
-    pq.write_table(pa.table({"image": [os.urandom(sources._MOST_BYTES + 99)]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [os.urandom(sources.MOST_BYTES + 99)]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet: expected a Parquet file, got ValueError: 1 rows of"):
         run(tmp_path / "a.parquet", tmp_path / "other", model)
+
+
+SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n\0"
+
+
+def header(kind, size, name="x.jpg"):
+    """A tar's header of any type and size, with the sum that it must have."""
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % (1 << 88)).to_bytes(11, "big")
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    ("tar", "reason"),
+    [
+        (header(b"0", 1 << 60) + bytes(2048), "unexpected end of data"),
+        (header(b"0", -512) + bytes(2048), "says -512 bytes"),
+        (header(b"x", 3 << 30) + bytes(1 << 20), "says 3,221,225,472 bytes"),
+        (header(b"L", 3 << 30) + bytes(1 << 20), "says 3,221,225,472 bytes"),
+        (header(b"g", 900) + b"9" * 1024, "header"),
+        (
+            header(b"x", 45) + b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n\0".ljust(512, b"\0") + header(b"0", 0),
+            "",
+        ),
+        (header(b"g", 512) + bytes(512), "end"),
+    ],
+    ids=["endless", "negative", "pax", "long name", "nonsense", "sparse", "nothing"],
+)
+def test_a_tar_that_lies_about_itself_is_damaged(tmp_path, tar, reason):
+    (tmp_path / "a.tar").write_bytes(tar)
+    source, entries = sources.find_input(
+        str(tmp_path / "a.tar"), apart_from=str(tmp_path / "out"), column="", shard_size=lambda _: 4
+    )
+    *_, last = sources.pictures(source, entries)
+    assert f"{tmp_path / 'a.tar'}: expected a whole tar, got damage after" in str(last.source)
+    assert reason in str(last.source)
+
+
+def test_notes_for_all_members_of_a_tar_have_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_MOST_HEADER", 200)
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "n" * 150}) as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    source = sources.Input("a.tar", str(tmp_path / "a.tar"), "tar")
+    (picture,) = sources.pictures(source, [sources.Entry("")])
+    assert picture.name == "a.tar#a.png"
+    monkeypatch.setattr(sources, "_MOST_HEADER", 149)
+    (picture,) = sources.pictures(source, [sources.Entry("")])
+    assert "expected a whole tar" in str(picture.source)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_is_no_file_or_too_large_in_a_folder_is_a_row_of_errors(tmp_path, encoded, model):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded["face-00.png"])
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    with (folder / "large.png").open("wb") as file:
+        file.truncate(store.MOST_BYTES + 1)
+    made = run(folder, tmp_path / "out", model)
+    assert (made.images, made.errors) == (1, 3)
+    told = {Path(row["image"]).name: row["reason"] for row in rows(tmp_path / "out", "errors")}
+    assert "expected a file, got a device or a pipe" in told["pipe.jpg"]
+    assert "expected a file, got a device or a pipe" in told["zero.jpg"]
+    assert "expected a file of at most 268,435,456 bytes, got one of 268,435,457" in told["large.png"]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", ["list", "parquet"])
+def test_a_list_cannot_have_files_copied_where_nobody_named(tmp_path, encoded, model, kind):
+    (tmp_path / "a.png").write_bytes(encoded["face-00.png"])
+    chain = f"filecache::file://{tmp_path}/a.png"
+    if kind == "list":
+        (tmp_path / "l.txt").write_text(f"a.png\n{chain}\n")
+    else:
+        pq.write_table(pa.table({"path": ["a.png", chain]}), tmp_path / "l.parquet")
+    made = run(tmp_path / f"l.{'txt' if kind == 'list' else kind}", tmp_path / "out", model)
+    assert (made.images, made.errors) == (1, 1)
+    assert "expected a path, or the URL of one store, got a chain" in rows(tmp_path / "out", "errors")[0]["reason"]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -638,7 +720,7 @@ def test_a_store_that_times_out(tmp_path, encoded, model):
 def test_a_store_that_is_gone_stops_the_run_early(tmp_path, photos, model, monkeypatch):
     asked = []
 
-    def gone(url):
+    def gone(url, _most):
         asked.append(url)
         raise StoreError(f"{url}: gone")
 

@@ -461,3 +461,32 @@ def test_a_point_beyond_any_number_is_refused(tmp_path):
     (tmp_path / "a.pts").write_text("1 1\n1e200 3\n")
     with pytest.raises(DataError, match=r"a\.pts:1: expected points in px, got one beyond any picture"):
         read_300w(tmp_path, scheme=Scheme("two", ("a", "b")))
+
+
+def test_pipes_and_devices_in_a_folder_are_neither_waited_for_nor_read(tmp_path):
+    put(tmp_path, "a")
+    os.mkfifo(tmp_path / "b.pts")
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "c.pts").symlink_to("/dev/zero")
+    assert read_300w(tmp_path).names == ("a",)
+    (tmp_path / "d.pts").symlink_to(tmp_path / "gone.pts")  # which is not left out in silence
+    with pytest.raises(DataError, match=r"d\.pts:1: cannot read the file: No such file"):
+        read_300w(tmp_path)
+
+
+def test_a_pts_file_has_some_mebibytes_at_most(tmp_path):
+    put(tmp_path, "a")
+    with (tmp_path / "a.pts").open("ab") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(DataError, match=r"a\.pts:1: expected a \.pts file of at most 16 MiB, got more"):
+        read_300w(tmp_path)
+
+
+def test_a_sample_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(InputError, match=r"file/new: expected a folder that can be made, got Not a directory"):
+        write_sample(tmp_path / "file" / "new", "a", np.zeros((4, 4, 3), np.uint8), points())
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(InputError, match=r"a\.png: expected a file that can be written"):
+        write_sample(tmp_path, "a", np.zeros((4, 4, 3), np.uint8), points())
+    assert not (tmp_path / "a.pts").exists()

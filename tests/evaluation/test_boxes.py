@@ -133,6 +133,21 @@ class TestMat:
         path.write_text("image,x0,y0,x1,y1\n")
         refusal(path)
 
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_one_that_would_end_its_reader_is_refused(self, tmp_path, packed):
+        """Plain, a changed type of a field is a segmentation fault of SciPy; packed, zlib's own error."""
+        cells = np.empty((1, 5), object)
+        for i in range(5):
+            cells[0, i] = {"imgName": f"a{i}.png", "bb_detector": np.array([BOX]), "bb_ground_truth": np.array([BOX])}
+        path = tmp_path / "b.mat"
+        scipy.io.savemat(path, {"bounding_boxes": cells}, do_compression=packed)
+        data = bytearray(path.read_bytes())
+        at, changed = (-2, data[-2] ^ 1) if packed else (1760, 24)
+        assert packed or data[at] == 16
+        data[at] = changed
+        path.write_bytes(data)
+        assert "MATLAB file of version 7 or older" in refusal(path)
+
 
 # ------------------------------------------------------------------------------------------ what predict writes
 
@@ -248,6 +263,11 @@ class TestText:
         path = tmp_path / "b.csv"
         path.write_text(text)
         assert message in refusal(path)
+
+    @pytest.mark.parametrize("number", ["9" * 400, "1e300", "-1e7", "NaN", "Infinity"])
+    def test_numbers_that_no_picture_has_are_refused(self, tmp_path, number):
+        (tmp_path / "b.json").write_text(f'{{"image": "a.png", "faces": [{{"box": [0, 0, 10, {number}]}}]}}')
+        assert len(refusal(tmp_path / "b.json")) < 600
 
     @pytest.mark.parametrize("name", ["NA.png", "nan.png", "null.jpg", "001.jpg", "1e3.png", "true.png", "NA", "null"])
     def test_csv_names_are_text(self, tmp_path, name):

@@ -11,11 +11,11 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cascade_kp.apps.batch.store import fetch, is_local, open_url, patiently, reason
+from cascade_kp.apps.batch.store import MOST_BYTES, fetch, is_local, open_url, patiently, reason
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
 from cascade_kp.images import SUFFIXES
 
@@ -31,7 +31,9 @@ _LISTS = (".txt", ".lst")
 _COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp", "path", "url", "uri", "file")
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 _ROWS_AT_ONCE = 16  # of Parquet: encoded pictures in memory, fewer where they are large
-_MOST_BYTES = 256 << 20  # of one encoded picture in a tar or a Parquet file, which is read as a whole
+_MOST_HEADER = 1 << 20  # bytes of what tells of a member of a tar: names and notes, which tarfile reads as a whole
+_NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_BLOCK = 1 << 20
 _ROWS_A_BYTE = 8  # of a Parquet file, at most: its rows are listed before one of them is read
 _READERS = 16
 _NO_GROUP = -1  # a Parquet file that cannot be opened: one row of errors
@@ -99,7 +101,7 @@ class Picture:
         if not isinstance(self.source, str):
             return self.source
         try:
-            return fetch(self.source)
+            return fetch(self.source, MOST_BYTES)
         except ImageError as error:
             return error
 
@@ -274,8 +276,8 @@ def _rows_of(group: Any) -> tuple[int, float]:  # noqa: ANN401 (pyarrow has no t
         ValueError: It is no number of rows, or they are too large to be read.
     """
     rows, size = int(group.num_rows), int(group.total_byte_size)
-    if rows < 0 or size > rows * _MOST_BYTES:
-        raise ValueError(f"{rows:,} rows of {size:,} bytes, expected at most {_MOST_BYTES:,} bytes in each")
+    if rows < 0 or size > rows * MOST_BYTES:
+        raise ValueError(f"{rows:,} rows of {size:,} bytes, expected at most {MOST_BYTES:,} bytes in each")
     return rows, size / max(rows, 1)
 
 
@@ -315,6 +317,8 @@ def pictures(source: Input, entries: Iterable[Entry]) -> Iterator[Picture]:
             yield from _members(source, entry)
         elif source.kind == "parquet":
             yield from _rows(source, entry)
+        elif source.kind == "list":
+            yield _named(source.name(entry.key), source.url(entry.key))
         else:
             yield Picture(source.name(entry.key), source.url(entry.key))
 
@@ -350,6 +354,18 @@ class _Member(tarfile.TarInfo):
     """A member whose header must be whole: tarfile takes a damaged or missing one for the end of the tar."""
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The member that a header tells of.
+
+        Raises:
+            tarfile.ReadError: It has a size below 0, or notes that are too long to be read as a whole.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _NOTES and member.size > _MOST_HEADER):
+            raise tarfile.ReadError(f"a header of type {member.type!r} that says {member.size:,} bytes")
+        return member
+
+    @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         """The next member.
 
@@ -363,6 +379,8 @@ class _Member(tarfile.TarInfo):
             if end or not tar.offset:  # of no tar at all, tarfile says so itself
                 raise
             raise tarfile.ReadError(f"neither a member nor the tar's end at byte {tar.offset:,}: {error}") from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # of notes without sense
+            raise tarfile.ReadError(f"a header at byte {tar.offset:,} that makes no sense: {error}") from error
 
 
 def _members(source: Input, entry: Entry) -> Iterator[Picture]:
@@ -371,15 +389,18 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
     done = 0
     try:
         with _opened(url) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
+            stream: Any = tar.fileobj
+            stream.seek = partial(_pass_over, stream)
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
+                if sum(map(len, tar.pax_headers.values())) > _MOST_HEADER:
+                    raise tarfile.ReadError("notes for all members that are too long")  # noqa: TRY301
                 if not member.isfile() or _kind(member.name) != "pictures":
                     continue
                 picture = _of_member(tar, member, f"{name}#{member.name}")
                 done += 1
-                tar.members.clear()  # type: ignore[attr-defined]  # it remembers all, and a tar may have millions
                 yield picture
-            rest: Any = tar.fileobj
-            while block := rest.read(1 << 20):
+            while block := stream.read(_BLOCK):
                 if block.strip(b"\0"):
                     raise tarfile.ReadError("data after its end")  # noqa: TRY301 (as where two tars are joined)
     except _DAMAGE as error:
@@ -394,14 +415,21 @@ def _members(source: Input, entry: Entry) -> Iterator[Picture]:
         raise StoreError(f"{url}: expected to read it, got {reason(error)}") from error
 
 
+def _pass_over(stream: Any, to: int) -> int:  # noqa: ANN401 (tarfile's own, which has no type)
+    """Read on to a place in a tar, or to its end: what tarfile has for this reads on after it, for ever."""
+    while stream.pos < to and stream.read(min(_BLOCK, to - stream.pos)):
+        pass
+    return int(stream.pos)
+
+
 def _of_member(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> Picture:
     """A picture of a tar.
 
     Raises:
         tarfile.ReadError: It is not there in full.
     """
-    if member.size > _MOST_BYTES:
-        wrong = ImageError(f"{name}: expected a file of at most {_MOST_BYTES:,} bytes, got one of {member.size:,}")
+    if member.size > MOST_BYTES:
+        wrong = ImageError(f"{name}: expected a file of at most {MOST_BYTES:,} bytes, got one of {member.size:,}")
         return Picture(name, wrong)
     content = tar.extractfile(member)
     data = b"" if content is None else content.read()
@@ -440,7 +468,7 @@ def _cells(url: str, column: str, entry: Entry) -> Iterator[tuple[int, object]]:
     with _opened(url) as file:
         table = import_module("pyarrow.parquet").ParquetFile(file)
         _, size = _rows_of(table.metadata.row_group(entry.group))
-        at_once = max(1, min(_ROWS_AT_ONCE, int(_MOST_BYTES / max(size, 1))))
+        at_once = max(1, min(_ROWS_AT_ONCE, int(MOST_BYTES / max(size, 1))))
         for batch in table.iter_batches(at_once, row_groups=[entry.group], columns=[column]):
             if at >= rows.stop:
                 return
@@ -459,9 +487,15 @@ def _of_row(url: str, name: str, value: object) -> Picture:
         return Picture(name, data)
     if not isinstance(text, str) or not text:
         return Picture(name, ImageError(f"{name}: expected a picture, got an empty cell"))
-    return Picture(
-        text, text if "://" in text or posixpath.isabs(text) else posixpath.join(posixpath.dirname(url), text)
-    )
+    where = text if "://" in text or posixpath.isabs(text) else posixpath.join(posixpath.dirname(url), text)
+    return _named(text, where)
+
+
+def _named(name: str, url: str) -> Picture:
+    """A picture that a list or a table names. A chain of stores would copy files to places that nobody named."""
+    if "::" in url and "://" in url:
+        return Picture(name, ImageError(f"{url}: expected a path, or the URL of one store, got a chain of them"))
+    return Picture(name, url)
 
 
 def _opened(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)

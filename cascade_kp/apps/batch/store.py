@@ -8,6 +8,7 @@ of it and the next run tries again.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +17,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
-from cascade_kp.files import write_file
+from cascade_kp.files import is_special, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
 
-__all__ = ["DELAYS_S", "Store", "fetch", "is_local", "open_url", "patiently", "require"]
+__all__ = ["DELAYS_S", "MOST_BYTES", "Store", "fetch", "is_local", "open_url", "patiently", "require"]
 
 DELAYS_S: tuple[float, ...] = (1.0, 4.0, 16.0)
 """Seconds before each further try at a store that does not answer."""
+
+MOST_BYTES = 256 << 20
+"""Of one encoded picture, which is read as a whole."""
 
 # What an operating system says of one file. Everything else (time-outs, connections, throttling, EIO of a network share
 # that went away) is of the store.
@@ -124,17 +128,27 @@ def _is_refused(error: Exception) -> bool:
     return isinstance(status, int) and 400 <= status < 500 and status not in _NOT_NOW
 
 
-def fetch(url: str) -> bytes:
+def fetch(url: str, most: int | None = None) -> bytes:
     """The content of a file.
 
+    Args:
+        url: Path or URL.
+        most: Bytes that a file of the machine's own may have.
+
     Raises:
-        ImageError: This file, or its URL, is to blame.
+        ImageError: This file, or its URL, is to blame: it is also no file but a device or a pipe, or too large.
         InputError: The library for such stores is missing.
         StoreError: The store does not answer.
     """
     try:
         fs, path = open_url(url)
-        return bytes(patiently(lambda: fs.cat_file(path), f"{url}: expected to read it"))
+
+        def call() -> bytes:
+            if most is not None and is_local(fs):
+                _check_file(path, url, most)
+            return bytes(fs.cat_file(path))
+
+        return patiently(call, f"{url}: expected to read it")
     except InputError as error:
         if isinstance(error.__cause__, ImportError):  # of all that lie in such a store
             raise
@@ -143,6 +157,20 @@ def fetch(url: str) -> bytes:
         if isinstance(error, CascadeError):
             raise
         raise ImageError(f"{url}: expected a file that can be read, got {_plain(error)}") from error
+
+
+def _check_file(path: str, url: str, most: int) -> None:
+    """Refuse what would be waited for, has no end, or is too large to be one picture.
+
+    Raises:
+        ImageError: It is such.
+        OSError: It is not there, or may not be looked at.
+    """
+    if is_special(path) and not os.path.isdir(path):  # noqa: PTH112 (a name may be no text)
+        raise ImageError(f"{url}: expected a file, got a device or a pipe")
+    size = os.stat(path).st_size  # noqa: PTH116
+    if size > most:
+        raise ImageError(f"{url}: expected a file of at most {most:,} bytes, got one of {size:,}")
 
 
 def _plain(error: OSError) -> str:
