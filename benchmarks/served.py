@@ -1,9 +1,9 @@
 """Who is served, and how well: ``python -m benchmarks.served DATA [--models ibug68 ...]``.
 
 The errors of every face are read from the evaluations in ``results/``; nothing is predicted here. The pictures and
-labels in DATA say of each face how far it is turned, how large and how light it is, how much lighter one cheek is than
-the other, and what tone its skin has in the picture: the individual typology angle, ITA = atan((L* - 50) / b*) of the
-cheeks (Chardon, Cretois and Hourseau, 1991), in the classes of Del Bino and Bernerd (2013).
+labels in DATA say of each face how far it is turned and leans, how large and how light it is, how much lighter one
+cheek is than the other, and what tone its skin has in the picture: the individual typology angle, ITA =
+atan((L* - 50) / b*) of the cheeks (Chardon, Cretois and Hourseau, 1991), in the classes of Del Bino and Bernerd (2013).
 
 The ITA of a photograph is no property of a person. Light, exposure and white balance move it by whole classes; so it
 says how a picture shows skin, and no more. Nobody's origin is guessed. --sheet draws faces of each class, and where
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 _PROTOCOL = """
 300-W common test faces. Mean NME over the outer eye corners in true boxes, with 95 % intervals by bootstrap over
 faces. found: share of the faces that the whole pipeline found by itself. yaw: estimated from the labels, without its
-sign. size: distance of the outer eye corners. light: median CIE L* of the picture within the face's box. side light:
-difference of the median L* of the two cheeks. skin: ITA of the median colour of the cheeks; from light to dark very
-light (above 55 degrees), light (41), intermediate (28), tan (10), brown (-30), dark; pictures without colour are left
-out. Neighbouring classes of fewer than 15 faces are joined.
+sign. roll: of the line through the outer eye corners, likewise. size: distance of the outer eye corners. light: median
+CIE L* of the picture within the face's box. side light: difference of the median L* of the two cheeks. skin: ITA of
+the median colour of the cheeks; from light to dark very light (above 55 degrees), light (41), intermediate (28), tan
+(10), brown (-30), dark; pictures without colour are left out. Neighbouring classes of fewer than 15 faces are joined.
 """
 RESULTS = Path(__file__).parent / "results"
 _LEAST = 15
@@ -63,6 +63,7 @@ _SKIN = (
 )
 _BINS: dict[str, tuple[tuple[float, str], ...]] = {
     "yaw": ((10.0, "below 10 degrees"), (20.0, "10 to 20"), (np.inf, "20 and more")),
+    "roll": ((5.0, "below 5 degrees"), (15.0, "5 to 15"), (np.inf, "15 and more")),
     "size": ((100.0, "below 100 px"), (150.0, "100 to 150"), (np.inf, "150 and more")),
     "light": ((35.0, "L* below 35"), (50.0, "35 to 50"), (65.0, "50 to 65"), (np.inf, "65 and more")),
     "side light": ((8.0, "below 8"), (16.0, "8 to 16"), (np.inf, "16 and more")),
@@ -93,7 +94,9 @@ def seen(image: NDArray[np.uint8], points: Floats) -> dict[str, float]:
     lightness, _, yellow = np.median(np.concatenate(patches), axis=0)
     coloured = np.median(np.hypot(lab[..., 1], lab[..., 2])) >= _COLOURLESS
     sides = [float(np.median(patch[:, 0])) for patch in patches]
+    right, down = points[45] - points[36]
     return {
+        "roll": abs(float(np.degrees(np.arctan2(down, right)))),
         "size": float(np.linalg.norm(points[36] - points[45])),
         "light": float(np.median(lab[..., 0])),
         "side light": max(sides) - min(sides),

@@ -445,6 +445,7 @@ def _served(name: str) -> Callable[[Results], str]:
     """Accuracy by what the pictures are like, for a model card."""
     words = {
         "yaw": "turned to a side",
+        "roll": "leaning to a side",
         "size": "distance of the outer eye corners",
         "light": "lightness of the face",
         "side light": "one cheek lighter than the other, by L*",

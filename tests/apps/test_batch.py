@@ -286,7 +286,7 @@ def header(kind, size, name="x.jpg"):
             header(b"x", 45) + b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n\0".ljust(512, b"\0") + header(b"0", 0),
             "",
         ),
-        (header(b"g", 512) + bytes(512), "end"),
+        (header(b"g", 512) + bytes(512), "header"),
     ],
     ids=["endless", "negative", "pax", "long name", "nonsense", "sparse", "nothing"],
 )

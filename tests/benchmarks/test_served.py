@@ -48,6 +48,15 @@ def test_the_angle_is_that_of_the_definition(lab, angle):
     assert told["size"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("degrees", [-20, 0, 30])
+def test_a_head_that_leans_is_told_by_its_eyes(degrees):
+    angle = np.radians(degrees)
+    turned = (points() - 200) @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + 200
+    upright, told = (served.seen(picture((70, 12, 20)), one)["roll"] for one in (points(), turned))
+    assert upright == pytest.approx(0, abs=2)
+    assert told == pytest.approx(abs(degrees), abs=2)
+
+
 def test_light_from_one_side():
     assert served.seen(picture((70, 12, 20), (50, 12, 20)), points())["side light"] == pytest.approx(20, abs=0.5)
 

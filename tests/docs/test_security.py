@@ -27,9 +27,12 @@ def promises():
 @pytest.mark.parametrize("promise", promises() if (ROOT / "SECURITY.md").is_file() else [], ids=lambda row: row[0][:40])
 def test_every_promise_has_its_tests(promise):
     for name in promise[1]:
-        path, _, function = name.partition("::")
-        tree = ast.parse((ROOT / path).read_text("utf-8"))
-        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name
+        path, *parts = name.split("::")
+        body = ast.parse((ROOT / path).read_text("utf-8")).body
+        for part in parts:
+            found = {node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            assert part in found, name
+            body = found[part].body
 
 
 def test_the_limits_are_those_of_the_code():
