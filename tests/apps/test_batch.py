@@ -330,6 +330,27 @@ def test_what_is_no_file_or_too_large_in_a_folder_is_a_row_of_errors(tmp_path, e
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_a_pipe_among_tars_or_tables_is_not_waited_for(tmp_path, encoded, model, suffix):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = encoded["face-00.png"]
+    if suffix == ".tar":
+        with tarfile.open(folder / "a.tar", "w") as tar:
+            member = tarfile.TarInfo("a.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    else:
+        pq.write_table(pa.table({"image": [content]}), folder / "a.parquet")
+    os.mkfifo(folder / f"b{suffix}")
+    made = run(folder, tmp_path / "out", model)
+    assert (made.images, made.errors) == (1, 1)
+    (wrong,) = rows(tmp_path / "out", "errors")
+    assert wrong["image"].endswith(f"b{suffix}")
+    assert "expected a" in wrong["reason"]
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["list", "parquet"])
 def test_a_list_cannot_have_files_copied_where_nobody_named(tmp_path, encoded, model, kind):
     (tmp_path / "a.png").write_bytes(encoded["face-00.png"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cascade_kp.apps.batch.store import MOST_BYTES, fetch, is_local, open_url, patiently, reason
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
+from cascade_kp.files import is_special
 from cascade_kp.images import SUFFIXES
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ class _Member(tarfile.TarInfo):
             if end or not tar.offset:  # of no tar at all, tarfile says so itself
                 raise
             raise tarfile.ReadError(f"neither a member nor the tar's end at byte {tar.offset:,}: {error}") from error
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # of notes without sense
+        except (ArithmeticError, LookupError, RecursionError, ValueError) as error:  # of notes without sense
             raise tarfile.ReadError(f"a header at byte {tar.offset:,} that makes no sense: {error}") from error
 
 
@@ -498,7 +499,13 @@ def _named(name: str, url: str) -> Picture:
     return Picture(name, url)
 
 
+class _NoFileError(tarfile.ReadError, ValueError):
+    """What has the name of a tar or a table, and is damaged as either."""
+
+
 def _opened(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
     fs, path = open_url(url)
+    if is_local(fs) and is_special(path):  # a pipe would be waited for, and a device may have no end
+        raise _NoFileError("a device or a pipe")
     opening: Callable[[], Any] = lambda: fs.open(path, "rb")  # noqa: E731 (typed)
     return patiently(opening, f"{url}: expected to open it")
