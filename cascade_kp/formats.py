@@ -280,7 +280,7 @@ def parse_number(word: str, where: str) -> float:
         DataError: The text is no number, or not a finite one.
     """
     if not _NUMBER.fullmatch(word) or math.isinf(float(word)):
-        raise DataError(f"{where}: expected a number, got {word!r}")
+        raise DataError(f"{where}: expected a number, got {word[:80]!r}")
     return float(word)
 
 

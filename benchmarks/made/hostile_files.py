@@ -373,6 +373,7 @@ def _bad_csv() -> list[bytes]:
     starts = [
         b"# frame: " + b"," * 50_000 + b"x\n",
         b"# frame:" + b" " * 50_000 + b"x\n",
+        *(b"# frame" + sign * 400_000 + b":corner" + sign * 400_000 + b"x y\n" for sign in (b" ", b"\t", b",", b" ,")),
         b'"# frame: corner' + b"," * 50_000,
     ]
     made = [start + b"\n" + header + b"\nface0.png," + cells for start in starts]

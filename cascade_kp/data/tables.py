@@ -38,7 +38,8 @@ __all__ = ["Table", "keypoint_columns", "open_table", "read_csv", "row_points", 
 
 # Spreadsheets fill a first line up with empty cells, and put quotes around it.
 # What the word must not hold is what may follow it: else a long line of commas could be parted in too many ways.
-_STATED = re.compile(r'"?\s*#\s*frame\s*[:=]\s*([^\s",;]*)"?[\s,;]*', re.IGNORECASE)
+# Nothing is given back once it is matched (++): with much white space, trying all ways would take for ever.
+_STATED = re.compile(r'"?+\s*+#\s*+frame\s*+[:=]\s*+([^\s",;]*+)"?+[\s,;]*+', re.IGNORECASE)
 _ABOUT_FRAMES = (
     "corner: (0, 0) is the corner of the top-left pixel; centre0: its centre, as an index of pixels; centre1: pixels "
     "count from 1"

@@ -74,6 +74,13 @@ class TestFrames:
         with pytest.raises(DataError, match=r"faces.csv:1: expected '# frame: corner', .* got '# made by hand'"):
             read_csv(put(tmp_path, "# made by hand\n" + bare()), case.SCHEME)
 
+    @pytest.mark.parametrize("sign", [" ", "\t", ",", " ,"])
+    def test_much_white_space_is_not_gone_through_again_and_again(self, tmp_path, sign):
+        """In all ways in which it can be cut, this would take hours."""
+        line = f"# frame{sign if sign.isspace() else ''}:{sign * 1_000_000}x y"
+        with pytest.raises(DataError, match=r"faces.csv:1: expected '# frame: corner'"):
+            read_csv(put(tmp_path, f"{line}\n{bare()}"), case.SCHEME)
+
     @pytest.mark.parametrize(
         "line", ["#frame:corner", '"# frame: corner",,,,,,', "# Frame = Corner,,", "\ufeff# frame: corner"]
     )
