@@ -99,7 +99,7 @@ class VideoReader:
         """Each frame, (H, W, 3) uint8 RGB; or an error in the place of one that cannot be decoded."""
         failed = 0
         while True:
-            asked = time.monotonic()
+            asked = 0.0 if self.live else time.monotonic()
             done, pixels = self._capture.read()
             if not done:
                 failed += 1

@@ -254,6 +254,7 @@ def test_a_camera_keeps_to_the_clock(tmp_path, monkeypatch):
         monkeypatch.setattr(reading.cv2, "VideoCapture", real)
         done = follow_video(Told(), video, out=tmp_path / "a.mp4")
     assert done.problems == ["camera 0: no more frames came after 4"]
+    monkeypatch.undo()  # the clock is used up
     shades = [int(frame[-1, -1, 2]) for frame in frames_of(tmp_path / "a.mp4")]
     assert len(shades) == 9  # the last begins at 0.75 s
     assert (np.abs(np.diff(shades)) > 30).sum() == 3
