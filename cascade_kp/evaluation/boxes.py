@@ -159,12 +159,12 @@ _UNPACK_S = 60.0
 _UNPACK = """
 import json, sys
 import numpy as np
+import scipy.io
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-except ImportError:  # on Windows
+except (ImportError, ValueError, OSError):  # on Windows; where less is allowed already; where there is no such limit
     pass
-import scipy.io
 
 def plain(value):
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
@@ -224,8 +224,12 @@ def _unpacked(file: Path) -> dict[str, Any]:
     """
     # Damaged ones end SciPy's process, or take memory without a bound: it gets one of its own.
     command = [sys.executable, "-P", "-c", _UNPACK, os.path.abspath(file)]  # noqa: PTH100 (as it was given)
+    # Each thread of a linear algebra that is not used would take of the memory that the process may have.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_UNPACK_S, check=False)  # noqa: S603 (our program)
+        done = subprocess.run(  # noqa: S603 (our own program)
+            command, capture_output=True, timeout=_UNPACK_S, check=False, env=alone
+        )
         said = done.stderr.decode(errors="replace").strip().splitlines()
         why = said[-1] if said else f"one that ends its reader ({done.returncode})"
         content: dict[str, Any] | None = None if done.returncode else json.loads(done.stdout)

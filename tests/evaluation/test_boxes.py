@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from cascade_kp.data.readers import read_300w, write_sample
 from cascade_kp.data.synthetic import synthetic_faces
 from cascade_kp.detect import box_iou
 from cascade_kp.errors import CascadeError, DataError, InputError
+from cascade_kp.evaluation import boxes as reading
 from cascade_kp.evaluation.boxes import assign, displaced, moved, read_boxes
 from cascade_kp.structures import Face
 
@@ -132,6 +135,16 @@ class TestMat:
         refusal(path)
         path.write_text("image,x0,y0,x1,y1\n")
         refusal(path)
+
+    def test_one_is_read_where_little_memory_is_allowed_already(self, tmp_path):
+        pytest.importorskip("resource", reason="limits of POSIX")
+        path = write_mat(tmp_path / "b.mat", [("a.jpg", BOX, BOX)])
+        less = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({3 << 30}, {3 << 30})); import sys; "
+        run = (
+            f"import subprocess; subprocess.run([sys.executable, '-c', {reading._UNPACK!r}, {str(path)!r}], check=True)"
+        )
+        done = subprocess.run([sys.executable, "-c", less + run], capture_output=True, text=True, check=False)
+        assert (done.returncode, "bounding_boxes" in done.stdout) == (0, True), done.stderr
 
     @pytest.mark.parametrize("packed", [False, True])
     def test_one_that_would_end_its_reader_is_refused(self, tmp_path, packed):

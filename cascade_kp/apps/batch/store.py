@@ -8,16 +8,17 @@ of it and the next run tries again.
 from __future__ import annotations
 
 import errno
-import os
+import stat
 import time
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade_kp.errors import CascadeError, ImageError, InputError, StoreError
-from cascade_kp.files import is_special, write_file
+from cascade_kp.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,11 +167,11 @@ def _check_file(path: str, url: str, most: int) -> None:
         ImageError: It is such.
         OSError: It is not there, or may not be looked at.
     """
-    if is_special(path) and not os.path.isdir(path):  # noqa: PTH112 (a name may be no text)
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{url}: expected a file, got a device or a pipe")
-    size = os.stat(path).st_size  # noqa: PTH116
-    if size > most:
-        raise ImageError(f"{url}: expected a file of at most {most:,} bytes, got one of {size:,}")
+    if found.st_size > most:
+        raise ImageError(f"{url}: expected a file of at most {most:,} bytes, got one of {found.st_size:,}")
 
 
 def _plain(error: OSError) -> str:
